@@ -1,0 +1,157 @@
+"""evaluate: the packaged router on the test split -> metrics, charts, report."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import soundfile
+import torch
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.stage import main
+from whisper_router import report
+from whisper_router.audio import SAMPLE_RATE, load_segment
+from whisper_router.cost import Dims
+from whisper_router.decider.registry import load_decider
+from whisper_router.errors import UserError
+from whisper_router.evaluation import build_pair, sweep
+from whisper_router.evaluation import evaluate as measure
+from whisper_router.features.store import FeatureReader
+from whisper_router.files import read_json, replacing_folder, write_json, write_text
+from whisper_router.hashing import unit_interval
+from whisper_router.params import Params, load_params
+from whisper_router.paths import (
+    ARMS,
+    DECIDER,
+    FEATURES,
+    LABELS,
+    MANIFEST,
+    METRICS,
+    PLOTS,
+    POLICY,
+    REPORT,
+    ROUTER,
+    TRANSCRIPTS,
+)
+from whisper_router.policy.calibrate import Policy
+from whisper_router.router import Router
+
+
+def _wav(row: Any) -> bytes:
+    buffer = io.BytesIO()
+    audio = load_segment(row.audio, row.offset_s, row.duration_s)
+    soundfile.write(buffer, audio, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+@task(name="verify-router", cache_policy=NO_CACHE)
+def verify(router: Router, sample: pd.DataFrame, scores: Mapping[str, float], cached: pd.DataFrame) -> None:
+    """Let the packaged Router transcribe; fail where a route or a text is not that of the cache."""
+    texts = cached.set_index(["id", "arm"])["hypothesis"]
+    wrong = []
+    for row, made in zip(
+        sample.itertuples(), router.transcribe([_wav(r) for r in sample.itertuples()]), strict=True
+    ):
+        arm = "strong" if scores[row.id] >= router.policy.threshold else "weak"
+        if made.error is not None:
+            wrong.append(f"{row.id}: {made.error}")
+        elif made.arm != arm:
+            wrong.append(
+                f"{row.id}: routed {made.arm} (score {made.score}), cached {arm} (score {scores[row.id]})"
+            )
+        elif made.text != texts[row.id, arm]:
+            wrong.append(f"{row.id}: {arm} said {made.text!r}, cached {texts[row.id, arm]!r}")
+    if wrong:
+        lines = "\n  ".join(wrong)
+        raise UserError(
+            f"the packaged router differs from the cached transcripts on {len(wrong)} rows:\n  {lines}"
+        )
+
+
+def policy_scores(params: Params, policy: Policy, ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of a policy's decider, and what they cost in multiply-accumulates."""
+    reader = FeatureReader(FEATURES / params.deciders[policy.decider].extractor)
+    decider, _ = load_decider(DECIDER / policy.decider)
+    features = [reader[id_] for id_ in ids]
+    return decider.score(features), np.array(
+        [decider.macs(len(feature)) for feature in features], dtype=np.float64
+    )
+
+
+def is_cascade(params: Params, policy: Policy) -> bool:
+    """Whether the policy's decider reads the weak arm's finished hypothesis."""
+    return params.extractors[params.deciders[policy.decider].extractor].kind == "confidence"
+
+
+@flow(name="evaluate", validate_parameters=False)
+def evaluate() -> None:
+    """Measure every policy, prove the packaged router against the cache, draw and report."""
+    params = load_params()
+    torch.set_num_threads(1)
+    labels = pd.read_parquet(LABELS)
+    labels = labels[labels["split"] == "test"].reset_index(drop=True)
+    transcripts = pd.read_parquet(TRANSCRIPTS)
+    transcripts = transcripts[transcripts["id"].isin(labels["id"])]
+    manifest = pd.read_parquet(MANIFEST)
+    ids = labels["id"].tolist()
+    arms = read_json(ARMS)
+    pair = build_pair(labels, transcripts, {name: Dims(**arm["dims"]) for name, arm in arms.items()})
+    options = params.evaluate
+
+    policies = {name: Policy.model_validate(read_json(POLICY / f"{name}.json")) for name in params.policies}
+    metrics: dict[str, Any] = {}
+    sweeps: dict[str, pd.DataFrame] = {}
+    scored: dict[str, np.ndarray] = {}
+    for name, policy in policies.items():
+        scores, macs = policy_scores(params, policy, ids)
+        cascade = is_cascade(params, policy)
+        scored[name] = scores
+        metrics[name] = measure(
+            pair, scores, policy.threshold, cascade, macs, options.bootstrap, options.seed
+        )
+        if policy.decider not in sweeps:
+            sweeps[policy.decider] = sweep(pair, scores, cascade, macs)
+
+    chosen = params.router.policy
+    router = Router.load(ROUTER)
+    test = manifest[manifest["id"].isin(ids)]
+    order = test["id"].map(lambda id_: unit_interval("verify", id_))
+    sample = test.loc[order.sort_values().index[: options.verify]]
+    verify(router, sample, dict(zip(ids, scored[chosen].tolist(), strict=True)), transcripts)
+
+    with replacing_folder(METRICS) as folder:
+        write_json(folder / "test.json", metrics[chosen])
+        write_json(folder / "policies.json", metrics)
+        write_json(folder / "summary.json", report.summary(metrics[chosen], len(sample)))
+    with replacing_folder(PLOTS) as folder:
+        for currency in ("macs", "macs_paper"):
+            report.draw_frontier(
+                folder / f"frontier_{currency}.png", pair, sweeps, metrics, chosen, currency, arms
+            )
+        for name, table in sweeps.items():
+            table.round(6).to_csv(folder / f"sweep_{name}.csv", index=False)
+    page = report.page(
+        params,
+        manifest,
+        policies,
+        metrics,
+        chosen,
+        arms,
+        PLOTS,
+        DECIDER,
+        read_json(ROUTER / "provenance.json"),
+    )
+    write_text(REPORT, page)
+    shown = report.summary(metrics[chosen], len(sample))
+    print(
+        f"evaluate: {len(ids)} test utterances; WER weak {shown['wer_weak']:.1%}, strong {shown['wer_strong']:.1%}, "
+        f"routed {shown['wer_routed']:.1%} with {shown['strong_share']:.0%} sent to strong; "
+        f"the packaged router agrees with the cache on {len(sample)} utterances"
+    )
+
+
+if __name__ == "__main__":
+    main(evaluate)

@@ -1,0 +1,34 @@
+"""ingest: corpora -> data/manifest.parquet."""
+
+from collections import Counter
+from dataclasses import asdict
+
+from prefect import flow
+
+from flows.stage import main
+from whisper_router.corpus.ingest import ingest as build_manifest
+from whisper_router.files import write_json, write_parquet
+from whisper_router.params import load_params
+from whisper_router.paths import AUDIO, MANIFEST, REJECTED
+
+
+@flow(name="ingest")
+def ingest() -> None:
+    """Read the corpora that params.yaml names; write the manifest and the rejected rows."""
+    manifest, rejected = build_manifest(load_params().ingest, AUDIO)
+    write_parquet(MANIFEST, manifest)
+    write_json(REJECTED, [asdict(row) for row in rejected])
+    minutes = manifest["duration_s"].sum() / 60
+    counts = Counter(manifest["split"])
+    splits = ", ".join(f"{name} {counts[name]}" for name in ("train", "dev", "calibration", "test"))
+    print(
+        f"ingest: {len(manifest)} utterances, {minutes:.1f} min, {manifest['speaker'].nunique()} speakers ({splits})"
+    )
+    if rejected:
+        print(f"ingest: {len(rejected)} rows left out, all in {REJECTED}:")
+        for row in rejected[:10]:
+            print(f"  {row.corpus} {row.id}: {row.reason}")
+
+
+if __name__ == "__main__":
+    main(ingest)

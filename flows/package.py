@@ -1,0 +1,68 @@
+"""package: extractor, decider and policy named under router: -> data/router/."""
+
+import shutil
+from pathlib import Path
+
+from prefect import flow
+
+from flows.stage import main
+from whisper_router.asr.reference import arm_references
+from whisper_router.files import read_json, replacing_folder, write_json
+from whisper_router.hashing import code_hash, digest, file_sha256, folder_sha256
+from whisper_router.params import Params, load_params
+from whisper_router.paths import ARMS, DECIDER, FEATURES, LABELS, MANIFEST, POLICY, ROUTER, TRANSCRIPTS
+from whisper_router.router import Router, RouterDescription
+
+LOCK = Path("requirements.lock")
+
+
+def provenance(params: Params, policy: str) -> dict[str, object]:
+    """Hashes of all that the packaged router came from."""
+    decider = params.policies[policy].decider
+    extractor = params.deciders[decider].extractor
+    return {
+        "policy": policy,
+        "decider": decider,
+        "extractor": extractor,
+        "sha256": {
+            "manifest": file_sha256(MANIFEST),
+            "transcripts": file_sha256(TRANSCRIPTS),
+            "labels": file_sha256(LABELS),
+            "features": folder_sha256(FEATURES / extractor),
+            "decider": folder_sha256(DECIDER / decider),
+            "policy": file_sha256(POLICY / f"{policy}.json"),
+            "params": digest(params.model_dump(mode="json", exclude={"evaluate"})),
+            "code": code_hash("whisper_router.router"),
+            "requirements.lock": file_sha256(LOCK),
+        },
+        "checkpoints": {
+            arm: {"model": reference.model, "sha256": reference.sha256, "size": reference.size}
+            for arm, reference in arm_references(read_json(ARMS)).items()
+        },
+    }
+
+
+@flow(name="package")
+def package() -> None:
+    """Put all that serving needs into one folder, with where it came from; prove that it loads."""
+    params = load_params()
+    policy = params.router.policy
+    decider = params.policies[policy].decider
+    references = arm_references(read_json(ARMS))
+    description = RouterDescription(
+        weak=references["weak"],
+        strong=references["strong"],
+        extractor=params.extractors[params.deciders[decider].extractor],
+        batch_size=params.runtime.batch_size,
+    )
+    with replacing_folder(ROUTER) as folder:
+        shutil.copytree(DECIDER / decider, folder / "decider")
+        shutil.copy(POLICY / f"{policy}.json", folder / "policy.json")
+        write_json(folder / "router.json", description.model_dump(mode="json"))
+        write_json(folder / "provenance.json", provenance(params, policy))
+        Router.load(folder)
+    print(f"package: {ROUTER}: policy {policy}, decider {decider}")
+
+
+if __name__ == "__main__":
+    main(package)

@@ -1,0 +1,1 @@
+"""Speech recognition: arms, their engines and their weights."""

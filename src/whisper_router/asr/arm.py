@@ -1,0 +1,173 @@
+"""An arm on torch: openai-whisper's modules, encoding at the length of the audio, decoding in batches."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import whisper
+from torch import Tensor
+from whisper.model import Whisper
+from whisper.tokenizer import get_tokenizer
+
+from whisper_router.asr.decoding import Hypothesis, decode
+from whisper_router.asr.options import ENCODER_FRAMES, SAMPLES_PER_FRAME, DecodeOptions
+from whisper_router.audio import Audio
+from whisper_router.hashing import code_hash, digest
+
+ENGINE = "openai-whisper/torch"
+VERSIONS = (whisper.__version__, torch.__version__)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A batch after the encoder, every row at the same context."""
+
+    mel: Tensor  # (batch, mels, 2 * frames)
+    states: list[Tensor]  # conv front end, then each block; the last normalised; (batch, frames, width)
+
+    def rows(self, index: Sequence[int]) -> "Encoding":
+        """The same, of some rows only."""
+        chosen = torch.tensor(list(index), dtype=torch.long)
+        return Encoding(self.mel[chosen], [state[chosen] for state in self.states])
+
+
+def plan_batches(contexts: Sequence[int], samples: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Group utterances into batches of one context, shortest first."""
+    order = sorted(range(len(contexts)), key=lambda i: (contexts[i], samples[i], i))
+    batches: list[list[int]] = []
+    for i in order:
+        if batches and len(batches[-1]) < batch_size and contexts[batches[-1][0]] == contexts[i]:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def log_mel(audios: Sequence[Audio], context: int, n_mels: int) -> Tensor:
+    """Whisper's log-mel of audio padded with silence to ``context`` frames, shape (batch, mels, 2 * context)."""
+    size = context * SAMPLES_PER_FRAME
+    padded = [np.pad(audio[:size], (0, max(0, size - audio.size))) for audio in audios]
+    return torch.stack([whisper.log_mel_spectrogram(audio, n_mels) for audio in padded])
+
+
+def arm_spec(sha256: str, options: DecodeOptions) -> dict[str, object]:
+    """Weights, decode options and engine: what a policy is bound to."""
+    return {"weights": sha256, "options": options.model_dump(mode="json"), "engine": ENGINE}
+
+
+def arm_key(sha256: str, options: DecodeOptions) -> str:
+    """Hash of all that shapes an arm's encodings and hypotheses, but for the audio."""
+    code = code_hash("whisper_router.asr.arm")
+    threads = torch.get_num_threads()
+    return digest({**arm_spec(sha256, options), "versions": VERSIONS, "threads": threads, "code": code})
+
+
+class Arm:
+    """An ASR model with its decode options.
+
+    Parameters
+    ----------
+    model : Whisper
+        Weights in float32.
+    sha256 : str
+        Hash of the weights.
+    options : DecodeOptions
+        Language, context, fallback.
+    """
+
+    def __init__(self, model: Whisper, sha256: str, options: DecodeOptions) -> None:
+        self.model, self.sha256, self.options = model, sha256, options
+        self.tokenizer = get_tokenizer(
+            model.is_multilingual,
+            num_languages=model.num_languages,
+            language=options.language,
+            task="transcribe",
+        )
+
+    @property
+    def n_mels(self) -> int:
+        """Mel bands that the encoder reads: arms that agree can share a log-mel."""
+        return int(self.model.dims.n_mels)
+
+    @torch.inference_mode()
+    def encode(self, mel: Tensor) -> Encoding:
+        """Run the encoder on a batch, shape (batch, mels, 2 * frames), at any context up to 1500 frames."""
+        encoder = self.model.encoder
+        x = F.gelu(encoder.conv1(mel))
+        x = F.gelu(encoder.conv2(x)).permute(0, 2, 1)  # (batch, frames, width)
+        x = (x + encoder.positional_embedding[: x.shape[1]]).to(x.dtype)
+        states = [x]
+        for block in encoder.blocks:
+            x = block(x)
+            states.append(x)
+        states[-1] = encoder.ln_post(x)
+        return Encoding(mel, states)
+
+    def encode_audio(self, audios: Sequence[Audio]) -> Encoding:
+        """Log-mel and encoding of utterances that share a context."""
+        (context,) = {self.options.context(audio.size) for audio in audios}
+        return self.encode(log_mel(audios, context, self.n_mels))
+
+    def shares_mel(self, other: "Arm") -> bool:
+        """Whether both arms read the same log-mel of any utterance."""
+        ours, theirs = self.options, other.options
+        same = all(
+            getattr(ours, name) == getattr(theirs, name)
+            for name in ("floor_frames", "margin_frames", "step_frames")
+        )
+        return self.n_mels == other.n_mels and same
+
+    def decode(self, encoding: Encoding, audios: Sequence[Audio]) -> list[Hypothesis]:
+        """Hypotheses from an encoding, with Whisper's fallback."""
+        text_context = int(self.model.dims.n_text_ctx)
+        limits = [self.options.token_limit(audio.size, text_context) for audio in audios]
+        encoded = encoding.states[-1]
+        context = encoded.shape[1]
+        result = decode(self.model, self.tokenizer, encoded, limits)
+        failed = self._failed(result)
+        if failed and context < ENCODER_FRAMES:
+            mel = log_mel([audios[i] for i in failed], ENCODER_FRAMES, self.n_mels)
+            full = self.encode(mel).states[-1]
+            self._retry(result, failed, decode(self.model, self.tokenizer, full, [limits[i] for i in failed]))
+        elif failed:
+            full = encoded[torch.tensor(failed)]
+        before = failed
+        for temperature in self.options.temperatures[1:]:
+            failed = [i for i in failed if i in self._failed(result)]
+            if not failed:
+                break
+            full = full[torch.tensor([before.index(i) for i in failed])]
+            before = failed
+            generators = [_generator(audios[i], temperature) for i in failed]
+            again = decode(
+                self.model, self.tokenizer, full, [limits[i] for i in failed], temperature, generators
+            )
+            self._retry(result, failed, again)
+        return result
+
+    def _failed(self, hypotheses: Sequence[Hypothesis]) -> list[int]:
+        return [
+            i
+            for i, hypothesis in enumerate(hypotheses)
+            if hypothesis.compression_ratio > self.options.compression_ratio_threshold
+            or hypothesis.avg_logprob < self.options.logprob_threshold
+        ]
+
+    @staticmethod
+    def _retry(result: list[Hypothesis], rows: Sequence[int], again: Sequence[Hypothesis]) -> None:
+        for i, hypothesis in zip(rows, again, strict=True):
+            result[i] = replace(hypothesis, attempts=result[i].attempts + hypothesis.attempts)
+
+    def batches(self, audios: Sequence[Audio], batch_size: int) -> Iterator[list[int]]:
+        """Rows of ``audios`` in batches of one context."""
+        contexts = [self.options.context(audio.size) for audio in audios]
+        yield from plan_batches(contexts, [audio.size for audio in audios], batch_size)
+
+
+def _generator(audio: Audio, temperature: float) -> torch.Generator:
+    """Sampling seeded by the audio: a retry does not depend on its batch-mates."""
+    seed = hashlib.sha256(np.ascontiguousarray(audio).tobytes() + str(temperature).encode()).digest()[:8]
+    return torch.Generator().manual_seed(int.from_bytes(seed) >> 1)

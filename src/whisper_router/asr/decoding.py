@@ -1,0 +1,153 @@
+"""Batched decoding on openai-whisper's modules, with the token-level confidence that deciders read."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from whisper.model import Whisper
+from whisper.tokenizer import Tokenizer
+
+from whisper_router.asr.attention import StepDecoder
+
+LOGPROB_DECIMALS = 4  # stored confidences are rounded: batch shapes move the last bits
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One decoding of an utterance: what it cost."""
+
+    context: int  # encoder frames
+    tokens: int  # tokens run through the decoder, prompt included
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What an arm makes of an utterance; floats rounded to 4 decimals."""
+
+    text: str
+    avg_logprob: float  # mean over the tokens and the end of text
+    compression_ratio: float
+    no_speech_prob: float
+    temperature: float
+    token_logprob: tuple[float, ...]
+    token_entropy: tuple[float, ...]  # nats
+    token_margin: tuple[float, ...]  # log-probability of the first minus the second choice
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Text tokens of the final attempt."""
+        return len(self.token_logprob)
+
+
+def compression_ratio(text: str) -> float:
+    """Length over zlib's length: above 2.4 the text repeats itself (Whisper's measure)."""
+    data = text.encode()
+    return len(data) / len(zlib.compress(data))
+
+
+def suppressed_tokens(tokenizer: Tokenizer) -> list[int]:
+    """What Whisper's decoder never emits: non-speech symbols and task tokens."""
+    special = (
+        tokenizer.transcribe,
+        tokenizer.translate,
+        tokenizer.sot,
+        tokenizer.sot_prev,
+        tokenizer.sot_lm,
+        tokenizer.no_speech,
+    )
+    return sorted({*tokenizer.non_speech_tokens, *special})
+
+
+@torch.inference_mode()
+def decode(
+    model: Whisper,
+    tokenizer: Tokenizer,
+    encoded: Tensor,
+    limits: Sequence[int],
+    temperature: float = 0.0,
+    generators: Sequence[torch.Generator] = (),
+) -> list[Hypothesis]:
+    """Decode a batch token by token, without timestamps; finished rows leave the batch.
+
+    Parameters
+    ----------
+    encoded : Tensor
+        The encoder's output, shape (batch, frames, width).
+    limits : sequence of int
+        Most text tokens of each row.
+    temperature : float
+        0 is greedy; above, each row is sampled with its own generator.
+    """
+    prompt = list(tokenizer.sot_sequence_including_notimestamps)
+    always = torch.tensor(suppressed_tokens(tokenizer))
+    at_begin = torch.tensor([*tokenizer.encode(" "), tokenizer.eot])
+    rows = list(range(encoded.shape[0]))  # batch row -> utterance
+    emitted: list[list[int]] = [[] for _ in rows]
+    facts: list[list[tuple[float, float, float]]] = [[] for _ in rows]  # log-probability, entropy, margin
+    decoder = StepDecoder(model, encoded, len(prompt) + max(limits))
+    states = decoder.step(torch.tensor([prompt] * len(rows)))
+    at_start = decoder.logits(states[:, prompt.index(tokenizer.sot)]).softmax(dim=-1)
+    no_speech = [round(value, LOGPROB_DECIMALS) for value in at_start[:, tokenizer.no_speech].tolist()]
+    while True:
+        logits = decoder.logits(states[:, -1])  # (rows, vocabulary)
+        logits[:, always] = -torch.inf
+        if not any(emitted):
+            logits[:, at_begin] = -torch.inf
+        logprobs = logits.log_softmax(dim=-1)
+        if temperature == 0:
+            chosen = logprobs.argmax(dim=-1)
+        else:
+            weights = (logits / temperature).softmax(dim=-1)
+            drawn = [
+                torch.multinomial(weights[i], 1, generator=generators[row]) for i, row in enumerate(rows)
+            ]
+            chosen = torch.cat(drawn)
+        top = logprobs.topk(2, dim=-1).values
+        entropy = torch.special.entr(logprobs.exp()).sum(dim=-1)
+        picked = logprobs.gather(1, chosen[:, None])[:, 0]
+        columns = torch.stack([picked, entropy, top[:, 0] - top[:, 1]], dim=1).tolist()
+        live = []
+        for i, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
+            facts[row].append(tuple(columns[i]))
+            if token != tokenizer.eot:
+                emitted[row].append(token)
+                if len(emitted[row]) < limits[row]:
+                    live.append(i)
+        if not live:
+            break
+        if len(live) < len(rows):
+            index = torch.tensor(live)
+            rows, chosen = [rows[i] for i in live], chosen[index]
+            decoder.keep(index)
+        states = decoder.step(chosen[:, None])
+    return [
+        _hypothesis(tokenizer, emitted[i], facts[i], no_speech[i], temperature, encoded.shape[1], len(prompt))
+        for i in range(len(emitted))
+    ]
+
+
+def _hypothesis(
+    tokenizer: Tokenizer,
+    tokens: list[int],
+    facts: list[tuple[float, float, float]],
+    no_speech: float,
+    temperature: float,
+    context: int,
+    prompt: int,
+) -> Hypothesis:
+    text = tokenizer.decode(tokens).strip()
+    columns = [tuple(round(fact[k], LOGPROB_DECIMALS) for fact in facts[: len(tokens)]) for k in range(3)]
+    return Hypothesis(
+        text=text,
+        avg_logprob=round(sum(fact[0] for fact in facts) / (len(tokens) + 1), LOGPROB_DECIMALS),
+        compression_ratio=round(compression_ratio(text), LOGPROB_DECIMALS),
+        no_speech_prob=no_speech,
+        temperature=temperature,
+        token_logprob=columns[0],
+        token_entropy=columns[1],
+        token_margin=columns[2],
+        attempts=(Attempt(context, prompt + len(tokens)),),
+    )

@@ -1,0 +1,37 @@
+"""Decode options of an arm: part of its identity."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ENCODER_FRAMES = 1500  # encoder frames of 30 s: 20 ms each
+SAMPLES_PER_FRAME = 320
+
+
+class DecodeOptions(BaseModel):
+    """How an arm decodes: greedy, then Whisper's fallback on repetition and low confidence.
+
+    The encoder sees the audio plus a margin, at least a floor, at most 30 s. An utterance whose hypothesis loops or is
+    improbable is encoded again at 30 s, then decoded at rising temperatures; the last attempt counts, as in Whisper.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    language: str = "en"
+    floor_frames: int = Field(500, ge=50, le=ENCODER_FRAMES, description="fewest encoder frames of 20 ms")
+    margin_frames: int = Field(128, ge=0, le=ENCODER_FRAMES, description="frames of silence after the audio")
+    step_frames: int = Field(
+        100, ge=1, le=ENCODER_FRAMES, description="contexts are rounded up to a multiple"
+    )
+    max_tokens_per_s: float = Field(12.0, gt=0, description="a hypothesis stops at this rate plus 24 tokens")
+    temperatures: tuple[float, ...] = Field((0.0, 0.2, 0.4, 0.6, 0.8, 1.0), min_length=1)
+    compression_ratio_threshold: float = Field(2.4, gt=1)
+    logprob_threshold: float = Field(-1.0, lt=0)
+
+    def context(self, samples: int) -> int:
+        """Encoder frames for an utterance of that many samples at 16 kHz: a function of the utterance alone."""
+        frames = max(self.floor_frames, -(-samples // SAMPLES_PER_FRAME) + self.margin_frames)
+        return min(-(-frames // self.step_frames) * self.step_frames, ENCODER_FRAMES)
+
+    def token_limit(self, samples: int, text_context: int) -> int:
+        """Most text tokens of a hypothesis: half the decoder's context, as in Whisper, or the fastest speech."""
+        seconds = samples / SAMPLES_PER_FRAME / 50
+        return min(text_context // 2, 24 + round(self.max_tokens_per_s * seconds))

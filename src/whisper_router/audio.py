@@ -1,0 +1,106 @@
+"""Audio of any container and rate -> mono float32 at 16 kHz, within limits."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import av
+import numpy as np
+
+from whisper_router.errors import UserError
+
+SAMPLE_RATE = 16_000  # Hz, Whisper's rate
+WINDOW_S = 30.0  # seconds that Whisper's encoder sees at once
+MAX_BYTES = 1 << 30
+MAX_SECONDS = 4 * 3600.0
+
+Audio = np.ndarray[tuple[int], np.dtype[np.float32]]
+
+
+class AudioError(UserError):
+    """An audio file that cannot be used, with the reason."""
+
+
+def load_audio(source: str | Path | bytes, max_seconds: float = MAX_SECONDS) -> Audio:
+    """Decode a file or its bytes with PyAV.
+
+    Returns
+    -------
+    Audio
+        Samples in [-1, 1], shape (samples,), mono, 16 kHz.
+
+    Raises
+    ------
+    AudioError
+        Missing, empty, unreadable, truncated, without audio, or longer than ``max_seconds``.
+    """
+    name = "audio bytes" if isinstance(source, bytes) else str(source)
+    if isinstance(source, bytes):
+        size = len(source)
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise AudioError(f"{name}: no such file")
+        size = path.stat().st_size
+    if size == 0:
+        raise AudioError(f"{name}: empty")
+    if size > MAX_BYTES:
+        raise AudioError(f"{name}: {size} bytes, more than the limit of {MAX_BYTES}")
+    opened = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+    try:
+        with av.open(opened, mode="r", metadata_errors="ignore") as container:
+            return _decode(container, name, max_seconds)
+    except (av.FFmpegError, EOFError, OSError) as error:
+        raise AudioError(f"{name}: not readable as audio ({error})") from error
+
+
+def _decode(container: av.container.InputContainer, name: str, max_seconds: float) -> Audio:
+    if not container.streams.audio:
+        raise AudioError(f"{name}: holds no audio stream")
+    stream = container.streams.audio[0]
+    stated = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
+    chunks: list[np.ndarray] = []
+    samples = 0
+    for frame in container.decode(stream):
+        frame.pts = None
+        for converted in resampler.resample(frame):
+            chunks.append(converted.to_ndarray()[0])
+            samples += chunks[-1].size
+        if samples > max_seconds * SAMPLE_RATE:
+            raise AudioError(f"{name}: longer than the limit of {max_seconds:g} s")
+    chunks.extend(converted.to_ndarray()[0] for converted in resampler.resample(None))
+    audio = np.concatenate(chunks).astype(np.float32) / 32768.0 if chunks else np.zeros(0, np.float32)
+    if audio.size == 0:
+        raise AudioError(f"{name}: holds no samples")
+    seconds = audio.size / SAMPLE_RATE
+    if stated is not None and seconds < stated - 0.2:
+        raise AudioError(f"{name}: truncated, {seconds:.2f} s of the {stated:.2f} s that its header states")
+    return audio
+
+
+def load_segment(source: str | Path | bytes, offset_s: float, duration_s: float) -> Audio:
+    """A segment of a file: ``duration_s`` seconds from ``offset_s`` on."""
+    audio = load_audio(source)
+    start = round(offset_s * SAMPLE_RATE)
+    return audio[start : start + round(duration_s * SAMPLE_RATE)]
+
+
+def audio_sha256(audio: Audio) -> str:
+    """SHA-256 of the samples: the same sound in another container has the same hash."""
+    return hashlib.sha256(np.ascontiguousarray(audio).tobytes()).hexdigest()
+
+
+def windows(audio: Audio, window_s: float = WINDOW_S, search_s: float = 8.0) -> list[slice]:
+    """Cut audio into windows of at most ``window_s``, each cut at the quietest 0.2 s of its last ``search_s``."""
+    size, step = round(window_s * SAMPLE_RATE), SAMPLE_RATE // 10
+    cuts, start = [], 0
+    while audio.size - start > size:
+        first = start + size - round(search_s * SAMPLE_RATE)
+        tail = audio[first : start + size]
+        energy = np.square(tail[: tail.size // step * step], dtype=np.float64).reshape(-1, step).sum(axis=1)
+        quietest = int(np.argmin(energy[:-1] + energy[1:]))
+        end = first + (quietest + 1) * step
+        cuts.append(slice(start, end))
+        start = end
+    return [*cuts, slice(start, audio.size)]

@@ -1,0 +1,171 @@
+"""Commands: thin over the package."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from whisper_router import environment
+from whisper_router.errors import UserError
+
+environment.prepare()
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Learns from your own audio when the small Whisper is good enough, and serves that decision. "
+    "Run it in the project's folder.",
+)
+
+Files = Annotated[
+    list[Path], typer.Argument(help="Audio files: wav, flac, mp3, ogg, m4a, webm.", show_default=False)
+]
+RouterOption = Annotated[
+    str, typer.Option("--router", help="A packaged folder, or models:/whisper-router@champion.")
+]
+Threshold = Annotated[
+    float | None, typer.Option(help="Instead of the policy's: strong iff score >= threshold.")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
+
+
+def _friendly(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn the errors that a user can mend into one line and exit code 1."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except UserError as error:
+            print(f"whisper-router: {error}", file=sys.stderr)
+            raise SystemExit(1) from error
+
+    return wrapped
+
+
+@app.command()
+@_friendly
+def run(
+    assignments: Annotated[
+        list[str],
+        typer.Option("--set", "-S", help="key.path=value written into params.yaml first; may be repeated."),
+    ] = [],  # noqa: B006
+) -> None:
+    """Run what is not up to date of the DAG: audio -> labels -> decider -> policy -> router -> report.
+
+    Example with your own table of audio and transcripts:
+
+    whisper-router run -S ingest.root=/data/calls -S 'ingest.corpora=[{name: calls, kind: table, path: calls.jsonl}]'
+    """
+    from whisper_router.params import load_params, set_params
+    from whisper_router.run import run as run_dag
+    from whisper_router.summary import show_summary
+
+    if assignments:
+        set_params(assignments)
+    load_params()
+    run_dag()
+    show_summary(Console())
+    print("\nNext: whisper-router register")
+
+
+@app.command()
+@_friendly
+def demo() -> None:
+    """Run the DAG, register the router, transcribe one clip through the registered champion."""
+    from whisper_router.demo import run_demo
+
+    run_demo(Console())
+
+
+def _each(files: list[Path], router: str, threshold: float | None, as_json: bool, transcribe: bool) -> None:
+    from tqdm import tqdm
+
+    from whisper_router.router import Router
+
+    loaded = Router.load(router)
+    size = loaded.description.batch_size
+    failed = 0
+    for start in tqdm(range(0, len(files), size), "files", unit="batch", disable=len(files) <= size):
+        chunk = files[start : start + size]
+        made = loaded.transcribe(chunk, threshold) if transcribe else loaded.decide(chunk, threshold)
+        for path, row in zip(chunk, made, strict=True):
+            failed += row.error is not None
+            if as_json:
+                print(json.dumps({"audio": str(path), **asdict(row)}, ensure_ascii=False))
+            elif row.error is not None:
+                print(f"{path}: error: {row.error}", file=sys.stderr)
+            else:
+                text = f"  {getattr(row, 'text', '')}" if transcribe else ""
+                route = f"{row.model} ({row.arm}; score {row.score:.3f}, threshold {row.threshold:.3f})"
+                print(f"{path}: {route}{text}")
+    if failed:
+        raise SystemExit(1)
+
+
+@app.command()
+@_friendly
+def transcribe(
+    files: Files, router: RouterOption = "data/router", threshold: Threshold = None, as_json: Json = False
+) -> None:
+    """Transcribe audio files, each by the arm that it needs. Exit code 1 if a file failed; the others are done."""
+    _each(files, router, threshold, as_json, transcribe=True)
+
+
+@app.command()
+@_friendly
+def decide(
+    files: Files, router: RouterOption = "data/router", threshold: Threshold = None, as_json: Json = False
+) -> None:
+    """Say which arm each file needs, without transcribing more than the decision takes."""
+    _each(files, router, threshold, as_json, transcribe=False)
+
+
+@app.command()
+@_friendly
+def register(
+    champion: Annotated[
+        bool, typer.Option("--champion", help="Move the alias champion to this version.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Record the last run in MLflow and register its router; the same dvc.lock registers nothing twice."""
+    from whisper_router.registry import CHAMPION, MODEL
+    from whisper_router.registry import register as register_model
+
+    made = register_model(champion)
+    if as_json:
+        print(json.dumps(asdict(made)))
+        return
+    state = "registered" if made.new else "was registered before"
+    alias = (
+        f", {CHAMPION}" if made.champion else f"; {CHAMPION} stays on another version (--champion moves it)"
+    )
+    print(f"{MODEL} version {made.version} {state}{alias}; run {made.run_id}")
+
+
+@app.command()
+@_friendly
+def cost(as_json: Json = False) -> None:
+    """Say what an hour of audio costs by always-weak, always-strong and each policy, in both countings of MACs."""
+    from whisper_router.summary import show_cost
+
+    table = show_cost(Console(quiet=as_json))
+    if as_json:
+        print(json.dumps(table))
+
+
+@app.command()
+@_friendly
+def summary() -> None:
+    """Print the figures of the last run and where its outputs are."""
+    from whisper_router.summary import show_summary
+
+    show_summary(Console())

@@ -1,0 +1,1 @@
+"""Corpora: from tables of audio and transcripts to the manifest."""

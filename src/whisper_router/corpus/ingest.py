@@ -1,0 +1,136 @@
+"""Corpora -> manifest: every audio decoded once, every bad row named, every row given a split."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import pandas as pd
+from tqdm import tqdm
+
+from whisper_router.audio import SAMPLE_RATE, AudioError, audio_sha256, load_audio
+from whisper_router.corpus.demo import make_demo
+from whisper_router.corpus.options import Corpus, IngestOptions
+from whisper_router.corpus.splits import assign_splits, drop_shared_texts
+from whisper_router.corpus.tables import table_rows
+from whisper_router.errors import UserError
+from whisper_router.hashing import canonical_json
+from whisper_router.scoring import normalise
+
+COLUMNS = (
+    "id",
+    "audio",
+    "offset_s",
+    "duration_s",
+    "text",
+    "sample_rate",
+    "sha256",
+    "corpus",
+    "speaker",
+    "split",
+    "language",
+    "tags",
+)
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row that is not in the manifest, and why."""
+
+    corpus: str
+    id: str
+    audio: str
+    reason: str
+
+
+def _rows(corpus: Corpus, root: Path, audio_dir: Path) -> list[dict[str, Any]]:
+    path = root / corpus.path
+    if corpus.kind == "table":
+        return table_rows(path, corpus.name, corpus.utterances, corpus.seed)
+    spoken = make_demo(path, audio_dir / corpus.name, corpus.utterances or 1_000_000, corpus.seed)
+    return [
+        {
+            **row,
+            "corpus": corpus.name,
+            "offset_s": 0.0,
+            "duration_s": None,
+            "tags": canonical_json(row["tags"]),
+        }
+        for row in spoken
+    ]
+
+
+def _probe(row: dict[str, Any], options: IngestOptions) -> dict[str, Any] | str:
+    """The row with what its audio says, or the reason to reject it."""
+    if not normalise(row["text"]):
+        return f"text {row['text']!r} is empty after normalisation"
+    if not row["audio"]:
+        return "names no audio"
+    try:
+        audio = load_audio(row["audio"])
+    except AudioError as error:
+        return str(error)
+    start = round(row["offset_s"] * SAMPLE_RATE)
+    wanted = audio.size - start if row["duration_s"] is None else round(row["duration_s"] * SAMPLE_RATE)
+    segment = audio[start : start + wanted]
+    if segment.size < wanted - SAMPLE_RATE // 10:
+        return f"the segment from {row['offset_s']:g} s goes beyond the audio's end at {audio.size / SAMPLE_RATE:.2f} s"
+    duration = segment.size / SAMPLE_RATE
+    if not options.min_duration_s <= duration <= options.max_duration_s:
+        bounds = f"{options.min_duration_s:g} to {options.max_duration_s:g} s"
+        return f"duration {duration:.2f} s is outside ingest's bounds of {bounds}"
+    with av.open(row["audio"]) as container:
+        rate = container.streams.audio[0].rate
+    return {**row, "duration_s": duration, "sample_rate": rate, "sha256": audio_sha256(segment)}
+
+
+def ingest(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame, list[Rejected]]:
+    """Build the manifest.
+
+    Parameters
+    ----------
+    audio_dir : Path
+        Where audio that is made here (the demo's) is written.
+
+    Returns
+    -------
+    DataFrame
+        ``COLUMNS``, sorted by id.
+    list of Rejected
+        Rows left out: bad audio or text, a duplicate id, a text that stands in a split of higher priority.
+    """
+    audio_dir.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    rejected: list[Rejected] = []
+    seen: set[str] = set()
+    for corpus in options.corpora:
+        for row in _rows(corpus, Path(options.root), audio_dir):
+            if row["id"] in seen:
+                rejected.append(
+                    Rejected(row["corpus"], row["id"], row["audio"], "duplicate id: the first is kept")
+                )
+            else:
+                seen.add(row["id"])
+                rows.append(row)
+    kept: list[dict[str, Any]] = []
+    with ThreadPoolExecutor() as pool:
+        probes = pool.map(lambda row: _probe(row, options), rows)
+        for row, probe in zip(rows, tqdm(probes, "ingest: decode", total=len(rows), unit="utt"), strict=True):
+            if isinstance(probe, str):
+                rejected.append(Rejected(row["corpus"], row["id"], row["audio"], probe))
+            else:
+                kept.append(probe)
+    if not kept:
+        reasons = "; ".join(f"{row.id}: {row.reason}" for row in rejected[:3])
+        raise UserError(f"no usable utterance among {len(rows)} of ingest.corpora: {reasons}")
+    manifest = pd.DataFrame(kept).sort_values("id", ignore_index=True)
+    alone = manifest["speaker"].isna()  # an unknown speaker is a group a recording
+    manifest["speaker"] = manifest["corpus"] + "/" + manifest["speaker"].where(~alone, manifest["audio"])
+    parts = [assign_splits(part, options.splits) for _, part in manifest.groupby("corpus")]
+    manifest["split"] = pd.concat(parts)
+    shared = drop_shared_texts(manifest)
+    for row in manifest[shared].itertuples():
+        reason = "its text also stands in a split of higher priority (test > calibration > dev > train)"
+        rejected.append(Rejected(row.corpus, row.id, row.audio, reason))
+    return manifest.loc[~shared, list(COLUMNS)].reset_index(drop=True), rejected

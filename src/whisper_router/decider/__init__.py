@@ -1,0 +1,1 @@
+"""Deciders: architectures, training, and their folders."""

@@ -1,0 +1,28 @@
+"""The training curve as a chart."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+
+def draw_curve(path: Path, title: str, curve: Sequence[dict[str, float]]) -> None:
+    """Draw train and dev loss over the curve's first column and mark the best dev loss."""
+    x_name = next(iter(curve[0]))
+    x = [point[x_name] for point in curve]
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(x, [point["train_loss"] for point in curve], label="train", color="#888888")
+    axes.plot(x, [point["dev_loss"] for point in curve], label="dev", color="#1f77b4")
+    best = min(curve, key=lambda point: point["dev_loss"])
+    axes.plot(best[x_name], best["dev_loss"], "o", color="#1f77b4", label=f"kept: {x_name} {best[x_name]:g}")
+    if x_name == "c":
+        axes.set_xscale("log")
+        axes.set_xlabel("c (inverse regularisation)")
+    else:
+        axes.set_xlabel(x_name)
+    axes.set_ylabel("binary cross-entropy (nats)")
+    axes.set_title(title)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)

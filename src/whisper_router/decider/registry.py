@@ -1,0 +1,45 @@
+"""Deciders by kind, and the folder that holds a trained one."""
+
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from whisper_router.decider.logistic import LogisticDecider
+from whisper_router.decider.mlp import MlpDecider
+from whisper_router.decider.options import DeciderOptions
+from whisper_router.files import read_json, write_json
+from whisper_router.hashing import digest, file_sha256
+
+Decider = LogisticDecider | MlpDecider
+
+KINDS: dict[str, type[LogisticDecider] | type[MlpDecider]] = {"logistic": LogisticDecider, "mlp": MlpDecider}
+WEIGHTS, DESCRIPTION = "weights.safetensors", "decider.json"
+
+_OPTIONS: TypeAdapter[DeciderOptions] = TypeAdapter(DeciderOptions)
+
+
+def save_decider(
+    folder: Path, decider: Decider, options: DeciderOptions, extractor: dict[str, object]
+) -> None:
+    """Write weights and description; ``extractor`` is the identity of the features it was trained on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    decider.save(folder / WEIGHTS)
+    description = {
+        "options": options.model_dump(mode="json"),
+        "extractor": extractor,
+        "parameters": decider.parameters,
+    }
+    write_json(folder / DESCRIPTION, description)
+
+
+def load_decider(folder: Path) -> tuple[Decider, dict[str, object]]:
+    """The decider of a folder and its description."""
+    description = read_json(folder / DESCRIPTION)
+    options = _OPTIONS.validate_python(description["options"])
+    kind = KINDS[options.kind]
+    return kind.load(folder / WEIGHTS, options), description  # type: ignore[arg-type]
+
+
+def decider_sha256(folder: Path) -> str:
+    """Hash of weights and description."""
+    return digest([file_sha256(folder / WEIGHTS), file_sha256(folder / DESCRIPTION)])

@@ -1,0 +1,24 @@
+"""Settings that every entry point makes: no telemetry, state inside the project, quiet logs."""
+
+import os
+from pathlib import Path
+
+_DEFAULTS = {
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+    "GX_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+    "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
+    "PREFECT_SHOW_STARTUP_TIPS": "false",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def prepare() -> None:
+    """Set what is not set already; call it before prefect, mlflow or great_expectations is imported."""
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("PREFECT_HOME", str(Path(".prefect").absolute()))

@@ -1,0 +1,225 @@
+"""What a router is worth on the test split: WER, cost, and the lines it must be compared with.
+
+Pooled figures: all errors over all reference words; all multiply-accumulates over those of always-strong. Intervals are
+the 2.5 and 97.5 percentiles of a bootstrap over speakers.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+
+from whisper_router.cost import CURRENCIES, Dims, arm_macs, encoder_macs, paper_encoder_macs, paper_macs
+
+MIN_SPEAKERS = 10
+
+Array = np.ndarray
+Costs = Mapping[str, Array]  # currency -> cost of each utterance
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both arms on the same utterances; all arrays have the shape (utterances,)."""
+
+    speakers: Array  # speaker of each utterance, as a number from 0 on
+    words: Array
+    weak_errors: Array
+    strong_errors: Array
+    label: Array
+    weak_logprob: Array
+    strong_logprob: Array
+    weak: Costs  # the whole weak arm
+    strong: Costs
+    weak_encoder: Costs  # the weak arm's encoder alone, first attempt
+
+    @property
+    def n_speakers(self) -> int:
+        """How many different speakers."""
+        return len(np.unique(self.speakers))
+
+
+def build_pair(labels: pd.DataFrame, transcripts: pd.DataFrame, dims: Mapping[str, Dims]) -> Pair:
+    """Align labels and transcripts; count the cost of every utterance."""
+    rows = {arm: transcripts[transcripts["arm"] == arm].set_index("id").loc[labels["id"]] for arm in dims}
+    costs: dict[str, Costs] = {}
+    for arm, part in rows.items():
+        attempts = [
+            list(zip(contexts, tokens, strict=True))
+            for contexts, tokens in zip(part["attempt_contexts"], part["attempt_tokens"], strict=True)
+        ]
+        costs[arm] = {
+            "macs": np.array([arm_macs(dims[arm], pairs) for pairs in attempts], dtype=np.float64),
+            "macs_paper": np.array([paper_macs(dims[arm], int(n)) for n in part["tokens"]], dtype=np.float64),
+        }
+    first = [contexts[0] for contexts in rows["weak"]["attempt_contexts"]]
+    return Pair(
+        speakers=pd.factorize(labels["speaker"])[0],
+        words=labels["words"].to_numpy(),
+        weak_errors=labels["errors_weak"].to_numpy(),
+        strong_errors=labels["errors_strong"].to_numpy(),
+        label=labels["label"].to_numpy(),
+        weak_logprob=rows["weak"]["avg_logprob"].to_numpy(dtype=np.float64),
+        strong_logprob=rows["strong"]["avg_logprob"].to_numpy(dtype=np.float64),
+        weak=costs["weak"],
+        strong=costs["strong"],
+        weak_encoder={
+            "macs": np.array([encoder_macs(dims["weak"], int(frames)) for frames in first], dtype=np.float64),
+            "macs_paper": np.full(len(labels), paper_encoder_macs(dims["weak"]), dtype=np.float64),
+        },
+    )
+
+
+def routed_cost(pair: Pair, strong: Array, cascade: bool, decider_macs: Array) -> Costs:
+    """Cost of each utterance routed by ``strong`` (bool); the extractor and the decider are always paid."""
+    result = {}
+    for currency in CURRENCIES:
+        paid = pair.weak[currency] if cascade else pair.weak_encoder[currency]
+        rest = 0.0 if cascade else pair.weak[currency] - pair.weak_encoder[currency]
+        result[currency] = paid + decider_macs + np.where(strong, pair.strong[currency], rest)
+    return result
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A way to transcribe every utterance: the errors it makes and what it costs."""
+
+    errors: Array
+    cost: Costs
+    strong: Array  # share of each utterance that goes to the strong arm, 0 to 1
+
+
+def choices(pair: Pair, strong: Array, routed: Costs) -> dict[str, Choice]:
+    """The routed choice beside always-weak, always-strong, random at the same share, oracle and post-hoc."""
+    n = len(strong)
+    share = strong.mean() if n else 0.0
+    better = pair.strong_logprob > pair.weak_logprob
+    oracle = pair.label == 1
+
+    def mix(to_strong: Array) -> Costs:
+        return {c: np.where(to_strong, pair.strong[c], pair.weak[c]) for c in CURRENCIES}
+
+    return {
+        "weak": Choice(pair.weak_errors, pair.weak, np.zeros(n)),
+        "strong": Choice(pair.strong_errors, pair.strong, np.ones(n)),
+        "routed": Choice(
+            np.where(strong, pair.strong_errors, pair.weak_errors), routed, strong.astype(float)
+        ),
+        "random": Choice(
+            share * pair.strong_errors + (1 - share) * pair.weak_errors,
+            {c: share * pair.strong[c] + (1 - share) * pair.weak[c] for c in CURRENCIES},
+            np.full(n, share),
+        ),
+        "oracle": Choice(
+            np.where(oracle, pair.strong_errors, pair.weak_errors), mix(oracle), oracle.astype(float)
+        ),
+        "posthoc": Choice(
+            np.where(better, pair.strong_errors, pair.weak_errors),
+            {c: pair.weak[c] + pair.strong[c] for c in CURRENCIES},
+            np.ones(n),
+        ),
+    }
+
+
+def figures(pair: Pair, made: Mapping[str, Choice], scores: Array, weight: Array) -> dict[str, float]:
+    """All figures at once, each utterance counted ``weight`` times."""
+
+    def total(values: Array) -> float:
+        return float(values @ weight)
+
+    words = total(pair.words)
+    wer = {name: total(choice.errors) / words for name, choice in made.items()}
+    right = (made["routed"].strong == 1) == (pair.label == 1)
+    result = {f"wer_{name}": value for name, value in wer.items()}
+    result["strong_share"] = total(made["routed"].strong) / weight.sum()
+    result["positive_share"] = total(pair.label) / weight.sum()
+    result["accuracy"] = total(right) / weight.sum()
+    both = 0 < total(pair.label) < weight.sum()
+    result["auroc"] = float(roc_auc_score(pair.label, scores, sample_weight=weight)) if both else float("nan")
+    gap = wer["weak"] - wer["strong"]
+    result["wer_gap"] = gap
+    result["gap_recovered"] = (wer["weak"] - wer["routed"]) / gap if gap else float("nan")
+    for currency in CURRENCIES:
+        reference = total(made["strong"].cost[currency])
+        for name, choice in made.items():
+            result[f"{currency}_{name}"] = total(choice.cost[currency]) / reference
+        result[f"saving_{currency}"] = 1 - result[f"{currency}_routed"]
+    return result
+
+
+def speaker_weights(speakers: Array, resamples: int, seed: int) -> Array:
+    """How often each utterance counts in each resample of the speakers, shape (resamples, utterances)."""
+    n = int(speakers.max()) + 1
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    return counts[:, speakers].astype(np.float64)
+
+
+def with_intervals(
+    measure: Callable[[Array], dict[str, float]], speakers: Array, resamples: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Value and 95 % interval of each figure; under 10 speakers the interval is 'too few'."""
+    point = measure(np.ones(len(speakers)))
+    n = len(np.unique(speakers))
+    if n < MIN_SPEAKERS:
+        reason = f"too few: {n} speakers, an interval takes {MIN_SPEAKERS}"
+        return {name: {"value": _rounded(value), "interval": reason} for name, value in point.items()}
+    drawn = [measure(weight) for weight in speaker_weights(speakers, resamples, seed)]
+    result = {}
+    for name, value in point.items():
+        sample = np.array([draw[name] for draw in drawn])
+        sample = sample[np.isfinite(sample)]
+        low, high = np.quantile(sample, [0.025, 0.975]) if sample.size else (float("nan"), float("nan"))
+        result[name] = {"value": _rounded(value), "interval": [_rounded(low), _rounded(high)]}
+    return result
+
+
+def _rounded(value: float) -> float | None:
+    return round(float(value), 6) if np.isfinite(value) else None
+
+
+def evaluate(
+    pair: Pair, scores: Array, threshold: float, cascade: bool, decider_macs: Array, resamples: int, seed: int
+) -> dict[str, Any]:
+    """Metrics of one policy on one split: each figure with its interval, or null with a reason."""
+    strong = scores >= threshold
+    made = choices(pair, strong, routed_cost(pair, strong, cascade, decider_macs))
+    result: dict[str, Any] = with_intervals(
+        lambda weight: figures(pair, made, scores, weight), pair.speakers, resamples, seed
+    )
+    gap = result["wer_gap"]
+    interval = gap["interval"]
+    if isinstance(interval, list) and interval[0] <= 0 <= interval[1]:
+        reason = f"the interval of WER_weak - WER_strong, {interval[0]:.4f} to {interval[1]:.4f}, holds 0"
+        result["gap_recovered"] = {"value": None, "reason": reason}
+    result["counts"] = {
+        "utterances": len(scores),
+        "speakers": pair.n_speakers,
+        "need_strong": int(pair.label.sum()),
+        "sent_to_strong": int(strong.sum()),
+    }
+    return result
+
+
+def sweep(pair: Pair, scores: Array, cascade: bool, decider_macs: Array) -> pd.DataFrame:
+    """WER and cost at every threshold, from always-weak to always-strong."""
+    rows = []
+    for threshold in [np.inf, *np.unique(scores)[::-1]]:
+        strong = scores >= threshold
+        made = choices(pair, strong, routed_cost(pair, strong, cascade, decider_macs))
+        values = figures(pair, made, scores, np.ones(len(scores)))
+        kept = ["strong_share", "wer_routed", *(f"{currency}_routed" for currency in CURRENCIES)]
+        rows.append({"threshold": threshold, **{name: values[name] for name in kept}})
+    return pd.DataFrame(rows)
+
+
+def oracle_frontier(pair: Pair, currency: str) -> tuple[Array, Array]:
+    """Cost share and WER of the oracle that sends the utterances with the largest gain a cost first."""
+    gain = pair.weak_errors - pair.strong_errors
+    price = pair.strong[currency] - pair.weak[currency]
+    order = np.argsort(-gain / price, kind="stable")
+    order = order[gain[order] > 0]
+    errors = pair.weak_errors.sum() - np.concatenate([[0], np.cumsum(gain[order])])
+    cost = pair.weak[currency].sum() + np.concatenate([[0.0], np.cumsum(price[order])])
+    return cost / pair.strong[currency].sum(), errors / pair.words.sum()

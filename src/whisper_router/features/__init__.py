@@ -1,0 +1,1 @@
+"""What deciders see of an utterance, and where it is kept."""

@@ -1,0 +1,211 @@
+"""Both arms over the manifest: the content store is filled, then read into transcripts and labels."""
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from whisper_router.asr.arm import Arm, arm_key, plan_batches
+from whisper_router.asr.decoding import Attempt, Hypothesis
+from whisper_router.asr.options import DecodeOptions
+from whisper_router.audio import SAMPLE_RATE, Audio, AudioError, audio_sha256, load_segment
+from whisper_router.features.extractors import extractor_key, pool_states
+from whisper_router.features.options import EncoderExtractor
+from whisper_router.scoring import word_errors
+from whisper_router.store import ContentStore
+
+WORKERS = len(os.sched_getaffinity(0))  # batches at once, each on one torch thread
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What labelling needs of a manifest row."""
+
+    id: str
+    audio: str
+    offset_s: float
+    duration_s: float
+    sha256: str
+
+    def load(self) -> Audio | str:
+        """The samples that the manifest speaks of, or why they are not to be had."""
+        try:
+            audio = load_segment(self.audio, self.offset_s, self.duration_s)
+        except AudioError as error:
+            return str(error)
+        if audio_sha256(audio) != self.sha256:
+            return f"{self.audio}: not the audio that ingest saw; run ingest again"
+        return audio
+
+
+def utterances(manifest: pd.DataFrame) -> list[Utterance]:
+    """The manifest's rows."""
+    return [
+        Utterance(row.id, row.audio, row.offset_s, row.duration_s, row.sha256)
+        for row in manifest.itertuples()
+    ]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be computed of one arm: hypotheses, and encodings for extractors."""
+
+    sha256: str  # of the arm's weights
+    options: DecodeOptions
+    decode: bool
+    extractors: tuple[EncoderExtractor, ...]
+
+    def hypothesis_path(self, store: ContentStore, audio_sha256: str) -> Path:
+        """Where an utterance's hypothesis lies."""
+        return store.hypothesis_path(audio_sha256, arm_key(self.sha256, self.options))
+
+    def encoding_path(self, store: ContentStore, audio_sha256: str, extractor: EncoderExtractor) -> Path:
+        """Where an utterance's encoding lies."""
+        return store.encoding_path(audio_sha256, arm_key(self.sha256, self.options), extractor_key(extractor))
+
+    def decodes(self, store: ContentStore, utterance: Utterance) -> bool:
+        """Whether the hypothesis is still to be made."""
+        return self.decode and not self.hypothesis_path(store, utterance.sha256).is_file()
+
+    def encodes(self, store: ContentStore, utterance: Utterance) -> list[EncoderExtractor]:
+        """The extractors whose encoding is still to be made."""
+        return [e for e in self.extractors if not self.encoding_path(store, utterance.sha256, e).is_file()]
+
+    def done(self, store: ContentStore, utterance: Utterance) -> bool:
+        """Whether nothing is left to compute for an utterance."""
+        return not self.decodes(store, utterance) and not self.encodes(store, utterance)
+
+
+def plan_work(
+    rows: Sequence[Utterance], work: Work, store: ContentStore, batch_size: int
+) -> list[list[Utterance]]:
+    """Batches of what the store lacks; the plan is that of the whole corpus, whatever is done already."""
+    samples = [round(row.duration_s * SAMPLE_RATE) for row in rows]
+    contexts = [work.options.context(count) for count in samples]
+    planned = ([rows[i] for i in batch] for batch in plan_batches(contexts, samples, batch_size))
+    missing = ([row for row in batch if not work.done(store, row)] for batch in planned)
+    return [batch for batch in missing if batch]
+
+
+def compute(
+    arm: Arm, batches: Sequence[Sequence[Utterance]], work: Work, store: ContentStore, title: str
+) -> dict[str, str]:
+    """Encode and decode batch by batch into the store; a batch that is done is never lost.
+
+    Returns
+    -------
+    dict
+        Reasons by id, for utterances whose audio could not be read.
+    """
+    errors: dict[str, str] = {}
+    with (
+        ThreadPoolExecutor(WORKERS) as pool,
+        tqdm(total=sum(map(len, batches)), desc=title, unit="utt") as bar,
+    ):
+        pending = [pool.submit(_compute_batch, arm, batch, work, store) for batch in batches]
+        try:
+            for done in as_completed(pending):
+                size, failed = done.result()
+                errors |= failed
+                bar.update(size)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    return errors
+
+
+def _compute_batch(
+    arm: Arm, batch: Sequence[Utterance], work: Work, store: ContentStore
+) -> tuple[int, dict[str, str]]:
+    loaded = [(row, row.load()) for row in batch]
+    errors = {row.id: audio for row, audio in loaded if isinstance(audio, str)}
+    good = [(row, audio) for row, audio in loaded if not isinstance(audio, str)]
+    if good:
+        audios = [audio for _, audio in good]
+        encoding = arm.encode_audio(audios)
+        for i, (row, audio) in enumerate(good):
+            for extractor in work.encodes(store, row):
+                states = pool_states(encoding.states, i, audio.size, extractor.pool)
+                store.write_encoding(work.encoding_path(store, row.sha256, extractor), states)
+        todo = [i for i, (row, _) in enumerate(good) if work.decodes(store, row)]
+        if todo:
+            hypotheses = arm.decode(encoding.rows(todo), [audios[i] for i in todo])
+            for i, hypothesis in zip(todo, hypotheses, strict=True):
+                store.write_hypothesis(work.hypothesis_path(store, good[i][0].sha256), hypothesis)
+    return len(batch), errors
+
+
+def transcripts_table(
+    manifest: pd.DataFrame, works: Mapping[str, Work], store: ContentStore, errors: Mapping[str, str]
+) -> pd.DataFrame:
+    """A row an utterance and arm, from the store; rows without a hypothesis carry the error."""
+    rows: list[dict[str, Any]] = []
+    for arm, work in works.items():
+        found = [store.read_hypothesis(work.hypothesis_path(store, sha)) for sha in manifest["sha256"]]
+        known = [i for i, hypothesis in enumerate(found) if hypothesis is not None]
+        texts = [found[i].text for i in known]  # type: ignore[union-attr]
+        counts = dict(zip(known, word_errors(manifest["text"].iloc[known].tolist(), texts), strict=True))
+        for i, (id_, hypothesis) in enumerate(zip(manifest["id"], found, strict=True)):
+            if hypothesis is None:
+                rows.append({"id": id_, "arm": arm, "error": errors.get(id_, "no hypothesis in the store")})
+                continue
+            rows.append(
+                {
+                    "id": id_,
+                    "arm": arm,
+                    "hypothesis": hypothesis.text,
+                    "substitutions": counts[i].substitutions,
+                    "deletions": counts[i].deletions,
+                    "insertions": counts[i].insertions,
+                    "reference_words": counts[i].reference_words,
+                    "wer": round(counts[i].wer, 6),
+                    "avg_logprob": hypothesis.avg_logprob,
+                    "compression_ratio": hypothesis.compression_ratio,
+                    "no_speech_prob": hypothesis.no_speech_prob,
+                    "temperature": hypothesis.temperature,
+                    "tokens": hypothesis.tokens,
+                    "token_logprob": list(hypothesis.token_logprob),
+                    "token_entropy": list(hypothesis.token_entropy),
+                    "token_margin": list(hypothesis.token_margin),
+                    "attempt_contexts": [attempt.context for attempt in hypothesis.attempts],
+                    "attempt_tokens": [attempt.tokens for attempt in hypothesis.attempts],
+                    "error": None,
+                }
+            )
+    table = pd.DataFrame(rows)
+    counts_columns = ["substitutions", "deletions", "insertions", "reference_words", "tokens"]
+    return table.astype({**dict.fromkeys(counts_columns, "Int64"), "error": "string"})
+
+
+def hypothesis_of(row: Any) -> Hypothesis:
+    """The hypothesis that a row of the transcripts holds."""
+    return Hypothesis(
+        text=row.hypothesis,
+        avg_logprob=row.avg_logprob,
+        compression_ratio=row.compression_ratio,
+        no_speech_prob=row.no_speech_prob,
+        temperature=row.temperature,
+        token_logprob=tuple(row.token_logprob),
+        token_entropy=tuple(row.token_entropy),
+        token_margin=tuple(row.token_margin),
+        attempts=tuple(Attempt(*pair) for pair in zip(row.attempt_contexts, row.attempt_tokens, strict=True)),
+    )
+
+
+def labels_table(manifest: pd.DataFrame, transcripts: pd.DataFrame) -> pd.DataFrame:
+    """Label 1 iff WER_weak > WER_strong; a tie is 0. Utterances that an arm could not read have none."""
+    good = transcripts[transcripts["error"].isna()]
+    parts = {arm: good[good["arm"] == arm].set_index("id") for arm in ("weak", "strong")}
+    both = [id_ for id_ in manifest["id"] if all(id_ in part.index for part in parts.values())]
+    table = manifest.set_index("id").loc[both, ["corpus", "speaker", "split", "duration_s"]].reset_index()
+    table["words"] = parts["weak"].loc[both, "reference_words"].astype("int64").to_numpy()
+    for arm, part in parts.items():
+        counts = part.loc[both, ["substitutions", "deletions", "insertions"]].astype("int64")
+        table[f"errors_{arm}"] = counts.sum(axis=1).to_numpy()
+        table[f"wer_{arm}"] = part.loc[both, "wer"].astype(float).to_numpy()
+    table["label"] = (table["errors_weak"] > table["errors_strong"]).astype("int64")
+    return table

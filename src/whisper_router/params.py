@@ -1,0 +1,155 @@
+"""params.yaml, typed and strict: an unknown key or a value out of range is refused by name."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from whisper_router.asr.options import DecodeOptions
+from whisper_router.corpus.options import IngestOptions
+from whisper_router.decider.options import DeciderOptions
+from whisper_router.errors import UserError
+from whisper_router.features.options import Extractor
+from whisper_router.files import write_text
+from whisper_router.policy.options import PolicyOptions
+
+PARAMS = Path("params.yaml")
+
+
+class ParamsError(UserError):
+    """params.yaml does not say what it must."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ArmOptions(_Strict):
+    """A Whisper checkpoint, by name or path, and how it decodes."""
+
+    model: str
+    decode: DecodeOptions = DecodeOptions()
+
+
+class Arms(_Strict):
+    """The pair, ordered by cost."""
+
+    weak: ArmOptions = ArmOptions(model="tiny")
+    strong: ArmOptions = ArmOptions(model="small")
+
+
+class Runtime(_Strict):
+    """How work is cut up: batch shapes move the last bits of a result, the number of workers does not."""
+
+    batch_size: int = Field(16, ge=1, le=256)
+
+
+class RouterOptions(_Strict):
+    """Which policy is packaged, with its decider and extractor."""
+
+    policy: str
+
+
+class EvaluateOptions(_Strict):
+    """How the test split is judged."""
+
+    bootstrap: int = Field(1000, ge=100, description="speaker resamples for an interval")
+    seed: int = 0
+    verify: int = Field(12, ge=1, description="test utterances that the packaged Router transcribes itself")
+
+
+class Params(_Strict):
+    """All of params.yaml."""
+
+    ingest: IngestOptions
+    arms: Arms = Arms()
+    runtime: Runtime = Runtime()
+    extractors: dict[str, Extractor] = Field(min_length=1)
+    deciders: dict[str, DeciderOptions] = Field(min_length=1)
+    policies: dict[str, PolicyOptions] = Field(min_length=1)
+    router: RouterOptions
+    evaluate: EvaluateOptions = EvaluateOptions()
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Params":
+        for name, decider in self.deciders.items():
+            _known(f"deciders.{name}.extractor", decider.extractor, self.extractors)
+            if decider.kind == "mlp" and self.extractors[decider.extractor].kind != "encoder":
+                raise ValueError(
+                    f"deciders.{name}: kind mlp reads encoder states; give it an extractor of kind encoder"
+                )
+        for name, policy in self.policies.items():
+            _known(f"policies.{name}.decider", policy.decider, self.deciders)
+        _known("router.policy", self.router.policy, self.policies)
+        return self
+
+
+def _known(where: str, name: str, names: dict[str, Any]) -> None:
+    if name not in names:
+        raise ValueError(f"{where}: {name!r} is none of {', '.join(names)}")
+
+
+def _validated(values: Any, path: Path) -> Params:
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"]) or "(top level)"
+            given = "" if problem["type"] in ("missing", "value_error") else f" (value: {problem['input']!r})"
+            lines.append(f"  {where}: {problem['msg'].removeprefix('Value error, ')}{given}")
+        raise ParamsError(f"{path} is refused:\n" + "\n".join(lines)) from error
+
+
+def load_params(path: Path = PARAMS) -> Params:
+    """Read and validate.
+
+    Raises
+    ------
+    ParamsError
+        No such file, not YAML, an unknown key, a value out of range, a name that nothing defines.
+    """
+    if not path.is_file():
+        raise ParamsError(f"{path.absolute()}: no such file; run from the project's folder")
+    try:
+        values = YAML(typ="safe").load(path.read_text())
+    except YAMLError as error:
+        raise ParamsError(f"{path} is not YAML: {error}") from error
+    return _validated(values, path)
+
+
+def set_params(assignments: Sequence[str], path: Path = PARAMS) -> None:
+    """Write ``key.path=value`` (value in YAML) into params.yaml, comments kept; refused as a whole if not valid.
+
+    Raises
+    ------
+    ParamsError
+        An assignment without ``=``, or a result that is not valid; the file stays as it was.
+    """
+    yaml = YAML()
+    yaml.width = 120
+    document = yaml.load(path.read_text())
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator:
+            raise ParamsError(f"--set {assignment}: write key.path=value")
+        *parents, last = key.strip().split(".")
+        node = document
+        for parent in parents:
+            if not isinstance(node, dict):
+                raise ParamsError(f"--set {assignment}: {parent!r} lies below a value, not a table")
+            node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ParamsError(f"--set {assignment}: {key!r} lies below a value, not a table")
+        try:
+            node[last] = YAML(typ="safe").load(text)
+        except YAMLError as error:
+            raise ParamsError(f"--set {assignment}: {text!r} is not YAML: {error}") from error
+    buffer = io.StringIO()
+    yaml.dump(document, buffer)
+    _validated(YAML(typ="safe").load(buffer.getvalue()), path)
+    write_text(path, buffer.getvalue())

@@ -1,0 +1,1 @@
+"""Thresholds: how they are chosen and what they are bound to."""

@@ -1,0 +1,104 @@
+"""The DAG: one Prefect server for all stages, `dvc repro`, and nothing left running."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from whisper_router import environment
+from whisper_router.errors import UserError
+
+START_TIMEOUT_S = 180.0
+
+
+class RunError(UserError):
+    """The DAG did not run to its end."""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _script(name: str) -> str:
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.is_file() else shutil.which(name)
+    if not found:
+        raise RunError(f"{name} is not installed beside {sys.executable}; run `make install`")
+    return found
+
+
+def _stop_children() -> None:
+    """End every process that this one has started, and theirs."""
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            child.terminate()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    for child in alive:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    psutil.wait_procs(alive, timeout=5)
+
+
+def _raise_exit(signum: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + signum)
+
+
+@contextmanager
+def prefect_server() -> Iterator[str]:
+    """Run one Prefect server on a free port of this machine; yield its API's URL; stop it on every way out."""
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    home = Path(os.environ["PREFECT_HOME"])
+    home.mkdir(parents=True, exist_ok=True)
+    log = home / "server.log"
+    command = [_script("prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
+    previous = signal.signal(signal.SIGTERM, _raise_exit)
+    try:
+        with log.open("w") as output:
+            server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            if server.poll() is not None:
+                raise RunError(f"the Prefect server stopped with code {server.returncode}; see {log}")
+            if time.monotonic() > deadline:
+                raise RunError(f"the Prefect server did not answer within {START_TIMEOUT_S:.0f} s; see {log}")
+            try:
+                with urllib.request.urlopen(f"{url}/health", timeout=2):
+                    break
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.3)
+        yield url
+    finally:
+        _stop_children()
+        signal.signal(signal.SIGTERM, previous)
+
+
+def run() -> None:
+    """Run what is not up to date of the DAG.
+
+    Raises
+    ------
+    RunError
+        A stage failed; DVC has said which.
+    """
+    environment.prepare()
+    with prefect_server() as url:
+        command = [_script("dvc"), "repro"]
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        code = subprocess.Popen(command, env={**os.environ, "PREFECT_API_URL": url, "PATH": path}).wait()
+    if code:
+        raise RunError(f"`dvc repro` stopped with code {code}; the stage's own message stands above")

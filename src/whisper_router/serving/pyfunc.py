@@ -1,0 +1,27 @@
+"""The router as an MLflow model, logged as code."""
+
+from typing import Any
+
+import mlflow
+import pandas as pd
+
+from whisper_router.router import Router
+
+
+class RouterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """Routes and transcribes each row's audio; a bad row gets an error and the others go on."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the packaged router."""
+        self.router = Router.load(context.artifacts["router"])
+
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """A row an utterance: text, model, score, threshold, error."""
+        made = self.router.transcribe([bytes(audio) for audio in model_input["audio"]])
+        columns = ("text", "model", "score", "threshold", "error")
+        return pd.DataFrame({name: [getattr(row, name) for row in made] for name in columns})
+
+
+mlflow.models.set_model(RouterModel())

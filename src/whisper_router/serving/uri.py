@@ -1,0 +1,36 @@
+"""Models by MLflow URI."""
+
+import os
+from pathlib import Path
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from whisper_router.errors import UserError
+
+
+def use_registry() -> str:
+    """Point MLflow at the project's database, unless MLFLOW_TRACKING_URI says otherwise; return the URI."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlruns/mlflow.db').absolute()}"
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(uri)
+    return uri
+
+
+def router_folder(uri: str) -> Path:
+    """The router's folder inside a registered model, fetched if it lies elsewhere.
+
+    Raises
+    ------
+    UserError
+        There is no such model, version or alias.
+    """
+    tracking = use_registry()
+    try:
+        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    except MlflowException as error:
+        raise UserError(
+            f"{uri} is not in the registry {tracking}: {error}; run `whisper-router register`"
+        ) from error
+    return folder / "artifacts" / "router"

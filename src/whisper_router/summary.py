@@ -1,0 +1,97 @@
+"""What a person wants to know after a run: figures, places, the next command."""
+
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from whisper_router.cost import CURRENCIES, Dims
+from whisper_router.evaluation import build_pair
+from whisper_router.files import read_json
+from whisper_router.params import load_params
+from whisper_router.paths import ARMS, LABELS, METRICS, PLOTS, REPORT, ROUTER, TRANSCRIPTS
+from whisper_router.report import CHOICE_NAMES, DEMO_NOTE, is_demo
+
+
+def _percent(figure: dict[str, Any]) -> str:
+    if figure["value"] is None:
+        return "none"
+    interval = figure.get("interval")
+    bounds = f" ({interval[0]:.1%} to {interval[1]:.1%})" if isinstance(interval, list) else ""
+    return f"{figure['value']:.1%}{bounds}"
+
+
+def show_summary(console: Console) -> None:
+    """Print the packaged router's figures on the test split, and where everything is."""
+    params, arms = load_params(), read_json(ARMS)
+    labels, metrics = pd.read_parquet(LABELS), read_json(METRICS / "test.json")
+    counts = metrics["counts"]
+    console.print()
+    console.rule(
+        f"whisper-router: {arms['weak']['model']} -> {arms['strong']['model']}, {params.router.policy}"
+    )
+    if is_demo(params):
+        console.print(DEMO_NOTE, style="yellow")
+    console.print(
+        f"{len(labels)} utterances labelled, {labels['label'].sum()} need the strong arm. Test split: "
+        f"{counts['utterances']} utterances of {counts['speakers']} speakers, {counts['need_strong']} need it, "
+        f"{counts['sent_to_strong']} were sent to it."
+    )
+    table = Table(caption="95 % intervals by a bootstrap over speakers. Costs are shares of always-strong's.")
+    for column in ("choice", "WER", *(f"cost in {currency}" for currency in CURRENCIES)):
+        table.add_column(column, justify="left" if column == "choice" else "right")
+    for choice, name in CHOICE_NAMES.items():
+        costs = [_percent({"value": metrics[f"{currency}_{choice}"]["value"]}) for currency in CURRENCIES]
+        style = "bold" if choice == "routed" else None
+        table.add_row(name, _percent(metrics[f"wer_{choice}"]), *costs, style=style)
+    console.print(table)
+    for name, text in (
+        ("strong_share", "share sent to strong"),
+        ("accuracy", "decision accuracy"),
+        ("auroc", "AUROC"),
+        ("gap_recovered", "WER gap recovered"),
+        ("saving_macs", "saving in macs (cached decoder, all products)"),
+        ("saving_macs_paper", "saving in macs_paper (the paper's count)"),
+    ):
+        reason = metrics[name].get("reason")
+        console.print(
+            f"  {text}: {_percent(metrics[name])}" + (f": {reason}" if reason else ""), highlight=False
+        )
+    for text, place in (
+        ("chart", PLOTS / "frontier_macs.png"),
+        ("report", REPORT),
+        ("router", ROUTER),
+        ("metrics", METRICS / "test.json"),
+    ):
+        console.print(f"  {text}: {place.absolute()}", highlight=False, soft_wrap=True)
+
+
+def show_cost(console: Console) -> dict[str, dict[str, float]]:
+    """Print what an hour of the test split's audio costs by each choice and policy, in 1e9 multiply-accumulates."""
+    labels, transcripts = pd.read_parquet(LABELS), pd.read_parquet(TRANSCRIPTS)
+    labels = labels[labels["split"] == "test"]
+    pair = build_pair(
+        labels, transcripts, {name: Dims(**arm["dims"]) for name, arm in read_json(ARMS).items()}
+    )
+    hours = labels["duration_s"].sum() / 3600
+    metrics = read_json(METRICS / "policies.json")
+    strong = {currency: pair.strong[currency].sum() / hours / 1e9 for currency in CURRENCIES}
+    first = next(iter(metrics.values()))
+    lines = {CHOICE_NAMES[c]: (first, c) for c in ("weak", "strong", "posthoc", "oracle")}
+    lines |= {f"policy {name}": (figures, "routed") for name, figures in metrics.items()}
+    table = Table(title="10^9 multiply-accumulates for an hour of audio")
+    table.add_column("choice")
+    table.add_column("WER", justify="right")
+    for currency in CURRENCIES:
+        table.add_column(currency, justify="right")
+    result: dict[str, dict[str, float]] = {}
+    for name, (figures, choice) in lines.items():
+        costs = {c: round(strong[c] * figures[f"{c}_{choice}"]["value"], 1) for c in CURRENCIES}
+        wer = figures[f"wer_{choice}"]["value"]
+        result[name] = {"wer": wer, **costs}
+        table.add_row(name, f"{wer:.1%}", *(f"{cost:,.0f}" for cost in costs.values()))
+    console.print(table)
+    for currency, meaning in CURRENCIES.items():
+        console.print(f"  {currency}: {meaning}", highlight=False)
+    return result
