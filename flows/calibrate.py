@@ -63,8 +63,9 @@ def calibrate() -> None:
             policy = calibrate_one(name, options, params.deciders[options.decider].extractor, labels)
             write_text(folder / f"{name}.json", policy.model_dump_json(indent=2) + "\n")
             print(
-                f"calibrate: {name}: threshold {policy.threshold:.4f} sends {policy.calibration.strong_share:.0%} "
-                f"of {policy.calibration.utterances} calibration utterances to the strong arm"
+                f"calibrate: {name}: threshold {policy.threshold:.4f} sends "
+                f"{policy.calibration.strong_share:.0%} of {policy.calibration.utterances} "
+                "calibration utterances to the strong arm"
             )
 
 

@@ -126,11 +126,11 @@ def evaluate() -> None:
         write_json(folder / "test.json", metrics[chosen])
         write_json(folder / "policies.json", metrics)
         write_json(folder / "summary.json", report.summary(metrics[chosen], len(sample)))
+    note = report.DEMO_NOTE if report.is_demo(params) else None
     with replacing_folder(PLOTS) as folder:
         for currency in ("macs", "macs_paper"):
-            report.draw_frontier(
-                folder / f"frontier_{currency}.png", pair, sweeps, metrics, chosen, currency, arms
-            )
+            path = folder / f"frontier_{currency}.png"
+            report.draw_frontier(path, pair, sweeps, metrics, chosen, currency, arms, note)
         for name, table in sweeps.items():
             table.round(6).to_csv(folder / f"sweep_{name}.csv", index=False)
     page = report.page(
@@ -147,9 +147,10 @@ def evaluate() -> None:
     write_text(REPORT, page)
     shown = report.summary(metrics[chosen], len(sample))
     print(
-        f"evaluate: {len(ids)} test utterances; WER weak {shown['wer_weak']:.1%}, strong {shown['wer_strong']:.1%}, "
-        f"routed {shown['wer_routed']:.1%} with {shown['strong_share']:.0%} sent to strong; "
-        f"the packaged router agrees with the cache on {len(sample)} utterances"
+        f"evaluate: {len(ids)} test utterances; WER weak {shown['wer_weak']:.1%}, "
+        f"strong {shown['wer_strong']:.1%}, routed {shown['wer_routed']:.1%} with "
+        f"{shown['strong_share']:.0%} sent to strong;\n"
+        f"evaluate: the packaged router agrees with the cache on {len(sample)} utterances"
     )
 
 

@@ -22,7 +22,8 @@ def ingest() -> None:
     counts = Counter(manifest["split"])
     splits = ", ".join(f"{name} {counts[name]}" for name in ("train", "dev", "calibration", "test"))
     print(
-        f"ingest: {len(manifest)} utterances, {minutes:.1f} min, {manifest['speaker'].nunique()} speakers ({splits})"
+        f"ingest: {len(manifest)} utterances, {minutes:.1f} min, "
+        f"{manifest['speaker'].nunique()} speakers ({splits})"
     )
     if rejected:
         print(f"ingest: {len(rejected)} rows left out, all in {REJECTED}:")

@@ -61,7 +61,8 @@ def label() -> None:
         batches = plan_work(rows, works[name], store, params.runtime.batch_size)
         missing = sum(map(len, batches))
         print(
-            f"label: {name} arm {options.model}: {missing} utterances to decode, {len(rows) - missing} in the store"
+            f"label: {name} arm {options.model}: {missing} utterances to decode, "
+            f"{len(rows) - missing} in the store"
         )
         shards = [batches[i : i + SHARD_BATCHES] for i in range(0, len(batches), SHARD_BATCHES)]
         for number, shard in enumerate(shards, start=1):

@@ -92,7 +92,7 @@ def audio_sha256(audio: Audio) -> str:
 
 
 def windows(audio: Audio, window_s: float = WINDOW_S, search_s: float = 8.0) -> list[slice]:
-    """Cut audio into windows of at most ``window_s``, each cut at the quietest 0.2 s of its last ``search_s``."""
+    """Cut audio into windows of at most ``window_s``, each at the quietest 0.2 s of its last ``search_s``."""
     size, step = round(window_s * SAMPLE_RATE), SAMPLE_RATE // 10
     cuts, start = [], 0
     while audio.size - start > size:

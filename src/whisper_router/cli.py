@@ -62,7 +62,8 @@ def run(
 
     Example with your own table of audio and transcripts:
 
-    whisper-router run -S ingest.root=/data/calls -S 'ingest.corpora=[{name: calls, kind: table, path: calls.jsonl}]'
+    whisper-router run -S ingest.root=/data/calls
+    -S 'ingest.corpora=[{name: calls, kind: table, path: calls.jsonl}]'
     """
     from whisper_router.params import load_params, set_params
     from whisper_router.run import run as run_dag
@@ -115,7 +116,7 @@ def _each(files: list[Path], router: str, threshold: float | None, as_json: bool
 def transcribe(
     files: Files, router: RouterOption = "data/router", threshold: Threshold = None, as_json: Json = False
 ) -> None:
-    """Transcribe audio files, each by the arm that it needs. Exit code 1 if a file failed; the others are done."""
+    """Transcribe audio files, each by the arm it needs. Exit code 1 if one failed; the others are done."""
     _each(files, router, threshold, as_json, transcribe=True)
 
 
@@ -134,13 +135,16 @@ def register(
     champion: Annotated[
         bool, typer.Option("--champion", help="Move the alias champion to this version.")
     ] = False,
+    embed_weights: Annotated[
+        bool, typer.Option("--embed-weights", help="Put the Whisper checkpoints into the model.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Record the last run in MLflow and register its router; the same dvc.lock registers nothing twice."""
     from whisper_router.registry import CHAMPION, MODEL
     from whisper_router.registry import register as register_model
 
-    made = register_model(champion)
+    made = register_model(champion, embed_weights)
     if as_json:
         print(json.dumps(asdict(made)))
         return
@@ -154,7 +158,7 @@ def register(
 @app.command()
 @_friendly
 def cost(as_json: Json = False) -> None:
-    """Say what an hour of audio costs by always-weak, always-strong and each policy, in both countings of MACs."""
+    """Say what an hour of audio costs by each choice and policy, in both countings of MACs."""
     from whisper_router.summary import show_cost
 
     table = show_cost(Console(quiet=as_json))

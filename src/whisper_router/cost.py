@@ -1,8 +1,8 @@
 """Multiply-accumulates of Whisper, in two accountings.
 
-``macs``: cached keys and values, all products counted (attention and logits too), the contexts that were really encoded,
-every attempt of the fallback. ``macs_paper``: what arXiv 2309.12712 counts: 30 s of audio, beam 8, no cache, no attention
-products and no logits, one attempt.
+``macs``: cached keys and values, all products counted (attention and logits too), the contexts that were
+really encoded, every attempt of the fallback. ``macs_paper``: what arXiv 2309.12712 counts: 30 s, beam 8, no
+cache, no attention products and no logits, one attempt.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class Dims:
 
 
 def encoder_macs(dims: Dims, frames: int, attention: bool = True) -> int:
-    """Encoder of ``frames`` frames of 20 ms; ``attention``: count the products of queries, keys and values."""
+    """Encoder of ``frames`` frames of 20 ms; ``attention``: count products of queries, keys and values."""
     d = dims.width
     front = dims.n_mels * d * 3 * 2 * frames + 3 * d * d * frames
     block = 12 * d * d * frames + (2 * frames * frames * d if attention else 0)
@@ -67,7 +67,7 @@ def paper_encoder_macs(dims: Dims) -> int:
 
 
 def paper_macs(dims: Dims, tokens: int) -> int:
-    """An utterance of ``tokens`` text tokens in the paper's accounting: each step decodes the whole prefix again."""
+    """An utterance of ``tokens`` text tokens as the paper counts: each step decodes all before it again."""
     steps = tokens + 1  # the last predicts the end
     positions = sum(dims.prompt + step for step in range(steps))
     layers = 14 * dims.text_layers * dims.width**2

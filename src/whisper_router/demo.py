@@ -55,8 +55,8 @@ def run_demo(console: Console) -> None:
     )
     if not same:
         console.print(
-            "\nThis processor computes other last bits than the one that wrote the committed dvc.lock: the outputs' "
-            "hashes differ. Texts and figures are those of this machine; dvc.lock was put back as committed and "
+            "\nThis processor computes other last bits than the one that wrote the committed dvc.lock: the "
+            "outputs' hashes differ. The figures are this machine's; dvc.lock was put back as committed, "
             "the registered run keeps the one of this machine.",
             style="yellow",
         )

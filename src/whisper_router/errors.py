@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """Something outside the code is wrong; the message names it and the remedy. Commands print it without a trace."""
+    """Something outside the code is wrong; the message names it and the remedy, and is printed alone."""

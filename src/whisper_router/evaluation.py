@@ -1,7 +1,7 @@
 """What a router is worth on the test split: WER, cost, and the lines it must be compared with.
 
-Pooled figures: all errors over all reference words; all multiply-accumulates over those of always-strong. Intervals are
-the 2.5 and 97.5 percentiles of a bootstrap over speakers.
+Pooled figures: all errors over all reference words; all multiply-accumulates over those of always-strong.
+Intervals are the 2.5 and 97.5 percentiles of a bootstrap over speakers.
 """
 
 from collections.abc import Callable, Mapping
@@ -218,7 +218,10 @@ def oracle_frontier(pair: Pair, currency: str) -> tuple[Array, Array]:
     """Cost share and WER of the oracle that sends the utterances with the largest gain a cost first."""
     gain = pair.weak_errors - pair.strong_errors
     price = pair.strong[currency] - pair.weak[currency]
-    order = np.argsort(-gain / price, kind="stable")
+    worth = np.where(
+        price > 0, gain / np.where(price > 0, price, 1), np.inf
+    )  # retries can make weak the dearer
+    order = np.argsort(-worth, kind="stable")
     order = order[gain[order] > 0]
     errors = pair.weak_errors.sum() - np.concatenate([[0], np.cumsum(gain[order])])
     cost = pair.weak[currency].sum() + np.concatenate([[0.0], np.cumsum(price[order])])

@@ -123,7 +123,7 @@ def load_params(path: Path = PARAMS) -> Params:
 
 
 def set_params(assignments: Sequence[str], path: Path = PARAMS) -> None:
-    """Write ``key.path=value`` (value in YAML) into params.yaml, comments kept; refused as a whole if not valid.
+    """Write ``key.path=value`` (value in YAML) into params.yaml, comments kept; all or nothing.
 
     Raises
     ------

@@ -1,6 +1,10 @@
 """MLflow: one run and one model version for each state of the DAG, built from the stages' outputs."""
 
+import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,11 +15,15 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from whisper_router.asr.reference import arm_references
+from whisper_router.asr.weights import find_checkpoint
 from whisper_router.errors import UserError
 from whisper_router.files import read_json
 from whisper_router.hashing import file_sha256
 from whisper_router.params import load_params
 from whisper_router.paths import ARMS, DECIDER, METRICS, PLOTS, REPORT, ROUTER
+from whisper_router.report import DEMO_NOTE, is_demo
+from whisper_router.router import WEIGHTS
 from whisper_router.serving.signature import example, signature
 from whisper_router.serving.uri import use_registry
 
@@ -23,8 +31,8 @@ MODEL = "whisper-router"
 CHAMPION = "champion"
 EXPERIMENT = "whisper-router"
 LOCK = Path("dvc.lock")
-SERVING = ("openai-whisper", "torch", "av", "jiwer", "numpy", "pandas", "pydantic", "safetensors", "scikit-learn",
-           "scipy", "tqdm", "matplotlib", "mlflow")  # fmt: skip
+SERVING = ("openai-whisper", "torch", "av", "jiwer", "numpy", "pandas", "pydantic", "safetensors",
+           "scikit-learn", "scipy", "tqdm", "mlflow")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class Registered:
     """A version of the model in the registry."""
 
     version: str
-    run_id: str
+    run_id: str | None
     new: bool
     champion: bool
 
@@ -61,13 +69,30 @@ def _metrics() -> list[Metric]:
     return [Metric(name, value, 0, step) for (name, step), value in found.items()]
 
 
-def register(alias: bool = False) -> Registered:
+@contextmanager
+def _router(embed: bool) -> Iterator[Path]:
+    """The packaged router; with its checkpoints beside if they are to be embedded."""
+    if not embed:
+        yield ROUTER
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "router"
+        shutil.copytree(ROUTER, folder)
+        (folder / WEIGHTS).mkdir()
+        for arm, reference in arm_references(read_json(ARMS)).items():
+            shutil.copy(find_checkpoint(reference.model).path, folder / WEIGHTS / f"{arm}.pt")
+        yield folder
+
+
+def register(alias: bool = False, embed_weights: bool = False) -> Registered:
     """Register the DAG's outputs: once for each content of dvc.lock.
 
     Parameters
     ----------
     alias : bool
         Move ``champion`` to this version; without it the alias is set only where there is none.
+    embed_weights : bool
+        Put the Whisper checkpoints into the model; else it refers to them by name, SHA-256 and size.
 
     Raises
     ------
@@ -91,7 +116,12 @@ def register(alias: bool = False) -> Registered:
     )
     tags = {"dvc_lock_sha256": lock, "git_commit": _git("rev-parse", "HEAD") or "none"}
     tags["git_dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
-    with mlflow.start_run(experiment_id=experiment, run_name=f"router-{lock[:8]}", tags=tags) as run:
+    if is_demo(load_params()):
+        tags["mlflow.note.content"] = DEMO_NOTE
+    with (
+        _router(embed_weights) as router,
+        mlflow.start_run(experiment_id=experiment, run_name=f"router-{lock[:8]}", tags=tags) as run,
+    ):
         run_id = run.info.run_id
         params = [Param(key, value) for key, value in _flat(load_params().model_dump(mode="json")).items()]
         client.log_batch(
@@ -105,7 +135,7 @@ def register(alias: bool = False) -> Registered:
         info = mlflow.pyfunc.log_model(
             name="router",
             python_model=str(package / "serving" / "pyfunc.py"),
-            artifacts={"router": str(ROUTER)},
+            artifacts={"router": str(router)},
             code_paths=[str(package)],
             signature=signature(),
             input_example=example(),

@@ -31,12 +31,12 @@ CHOICE_NAMES = {
 }
 
 
+DEMO_NOTE = "Synthetic speech: these figures demonstrate the plumbing, not the quality of a router."
+
+
 def is_demo(params: Params) -> bool:
     """Whether any figure comes from synthetic speech."""
     return any(corpus.kind == "demo" for corpus in params.ingest.corpora)
-
-
-DEMO_NOTE = "Synthetic speech: these figures demonstrate the plumbing, not the quality of a router."
 
 
 def summary(metrics: Mapping[str, Any], verified: int) -> dict[str, Any]:
@@ -65,8 +65,9 @@ def draw_frontier(
     chosen: str,
     currency: str,
     arms: Mapping[str, Mapping[str, Any]],
+    note: str | None,
 ) -> None:
-    """Chart WER against cost: every decider's sweep, the policies, and the lines they must be compared with."""
+    """Chart WER against cost: each decider's sweep, the chosen policy, and the lines to compare them with."""
     figure = Figure(figsize=(8, 5.4), layout="constrained")
     axes = figure.subplots()
     made = metrics[chosen]
@@ -106,9 +107,10 @@ def draw_frontier(
         axes.errorbar(*routed, yerr=error, color="#d62728", capsize=4, linewidth=1, zorder=3)
     axes.set_xlabel(f"cost, % of always-strong in {currency}\n({CURRENCY_LABEL[currency]})")
     axes.set_ylabel("WER on the test split, %")
-    axes.set_title(
-        "WER against cost; bar: 95 % over speakers" if isinstance(interval, list) else "WER against cost"
-    )
+    title = "WER against cost"
+    if isinstance(interval, list):
+        title += "; bar: 95 % over speakers"
+    axes.set_title(f"{title}\n{note}" if note else title, fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -25,6 +25,8 @@ from whisper_router.scoring import NORMALISER
 
 ArmName = Literal["weak", "strong"]
 
+WEIGHTS = "weights"  # folder of embedded checkpoints in a router
+
 
 class RouterMismatchError(UserError):
     """Parts of a router that were not made for each other."""
@@ -83,8 +85,11 @@ class Router:
     Use ``Router.load``; ``transcribe`` and ``decide`` take paths or encoded bytes.
     """
 
-    def __init__(self, description: RouterDescription, decider: Decider, policy: Policy) -> None:
+    def __init__(
+        self, description: RouterDescription, decider: Decider, policy: Policy, weights: Path
+    ) -> None:
         self.description, self.decider, self.policy = description, decider, policy
+        self._weights = weights
 
     @classmethod
     def load(cls, source: str | Path) -> "Router":
@@ -118,19 +123,20 @@ class Router:
         differing = [name for name, value in found.items() if value != getattr(policy.bound, name)]
         if differing:
             raise RouterMismatchError(
-                f"{folder}: policy {policy.name!r} was calibrated for another {', '.join(differing)}; calibrate again"
+                f"{folder}: policy {policy.name!r} was calibrated for another {', '.join(differing)}; "
+                "run calibrate and package again"
             )
-        return cls(description, decider, policy)
+        return cls(description, decider, policy, folder / WEIGHTS)
 
     @cached_property
     def weak(self) -> Arm:
         """The weak arm, loaded at first use."""
-        return self.description.weak.load()
+        return self.description.weak.load(self._weights / "weak.pt")
 
     @cached_property
     def strong(self) -> Arm:
         """The strong arm, loaded at first use."""
-        return self.description.strong.load()
+        return self.description.strong.load(self._weights / "strong.pt")
 
     def decide(self, audio: Sequence[str | Path | bytes], threshold: float | None = None) -> list[Decision]:
         """Score each utterance without transcribing; a bad file fails its own row."""

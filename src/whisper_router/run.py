@@ -59,7 +59,7 @@ def _raise_exit(signum: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def prefect_server() -> Iterator[str]:
-    """Run one Prefect server on a free port of this machine; yield its API's URL; stop it on every way out."""
+    """Run one Prefect server on a free local port; yield its API's URL; stop it on every way out."""
     port = _free_port()
     url = f"http://127.0.0.1:{port}/api"
     home = Path(os.environ["PREFECT_HOME"])

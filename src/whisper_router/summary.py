@@ -35,8 +35,8 @@ def show_summary(console: Console) -> None:
         console.print(DEMO_NOTE, style="yellow")
     console.print(
         f"{len(labels)} utterances labelled, {labels['label'].sum()} need the strong arm. Test split: "
-        f"{counts['utterances']} utterances of {counts['speakers']} speakers, {counts['need_strong']} need it, "
-        f"{counts['sent_to_strong']} were sent to it."
+        f"{counts['utterances']} utterances of {counts['speakers']} speakers, "
+        f"{counts['need_strong']} need it, {counts['sent_to_strong']} were sent to it."
     )
     table = Table(caption="95 % intervals by a bootstrap over speakers. Costs are shares of always-strong's.")
     for column in ("choice", "WER", *(f"cost in {currency}" for currency in CURRENCIES)):
@@ -68,7 +68,7 @@ def show_summary(console: Console) -> None:
 
 
 def show_cost(console: Console) -> dict[str, dict[str, float]]:
-    """Print what an hour of the test split's audio costs by each choice and policy, in 1e9 multiply-accumulates."""
+    """Print what an hour of the test split's audio costs by each choice and policy, in 1e9 MACs."""
     labels, transcripts = pd.read_parquet(LABELS), pd.read_parquet(TRANSCRIPTS)
     labels = labels[labels["split"] == "test"]
     pair = build_pair(

@@ -47,7 +47,7 @@ def plan_batches(contexts: Sequence[int], samples: Sequence[int], batch_size: in
 
 
 def log_mel(audios: Sequence[Audio], context: int, n_mels: int) -> Tensor:
-    """Whisper's log-mel of audio padded with silence to ``context`` frames, shape (batch, mels, 2 * context)."""
+    """Whisper's log-mel of audio padded to ``context`` frames, shape (batch, mels, 2 * context)."""
     size = context * SAMPLES_PER_FRAME
     padded = [np.pad(audio[:size], (0, max(0, size - audio.size))) for audio in audios]
     return torch.stack([whisper.log_mel_spectrogram(audio, n_mels) for audio in padded])

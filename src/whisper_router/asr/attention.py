@@ -1,4 +1,4 @@
-"""Whisper's text decoder, step by step, over explicit caches: several batches may run at once on one model."""
+"""Whisper's text decoder, step by step, over explicit caches: several batches may share one model."""
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +60,8 @@ class StepDecoder:
 
     def logits(self, states: Tensor) -> Tensor:
         """Logits of shape (batch, vocabulary) from states of shape (batch, width)."""
-        return states @ self._decoder.token_embedding.weight.T
+        logits: Tensor = states @ self._decoder.token_embedding.weight.T
+        return logits
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows of the batch but these."""

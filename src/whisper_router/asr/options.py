@@ -9,8 +9,9 @@ SAMPLES_PER_FRAME = 320
 class DecodeOptions(BaseModel):
     """How an arm decodes: greedy, then Whisper's fallback on repetition and low confidence.
 
-    The encoder sees the audio plus a margin, at least a floor, at most 30 s. An utterance whose hypothesis loops or is
-    improbable is encoded again at 30 s, then decoded at rising temperatures; the last attempt counts, as in Whisper.
+    The encoder sees the audio plus a margin, at least a floor, at most 30 s. An utterance whose hypothesis
+    loops or is improbable is encoded again at 30 s, then decoded at rising temperatures; the last attempt
+    counts, as in Whisper.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -27,11 +28,11 @@ class DecodeOptions(BaseModel):
     logprob_threshold: float = Field(-1.0, lt=0)
 
     def context(self, samples: int) -> int:
-        """Encoder frames for an utterance of that many samples at 16 kHz: a function of the utterance alone."""
+        """Encoder frames for that many samples at 16 kHz: a function of the utterance alone."""
         frames = max(self.floor_frames, -(-samples // SAMPLES_PER_FRAME) + self.margin_frames)
         return min(-(-frames // self.step_frames) * self.step_frames, ENCODER_FRAMES)
 
     def token_limit(self, samples: int, text_context: int) -> int:
-        """Most text tokens of a hypothesis: half the decoder's context, as in Whisper, or the fastest speech."""
+        """Most text tokens: half the decoder's context, as in Whisper, or those of the fastest speech."""
         seconds = samples / SAMPLES_PER_FRAME / 50
         return min(text_context // 2, 24 + round(self.max_tokens_per_s * seconds))

@@ -1,6 +1,7 @@
 """An arm by the name, hash and size of its checkpoint: the weights themselves lie elsewhere."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
@@ -25,15 +26,15 @@ class ArmReference(BaseModel):
         """What a policy is bound to."""
         return arm_spec(self.sha256, self.decode)
 
-    def load(self) -> Arm:
-        """Load the arm.
+    def load(self, embedded: Path | None = None) -> Arm:
+        """Load the arm, from a file beside the router where there is one.
 
         Raises
         ------
         UserError
             The checkpoint that this machine has under the name holds other weights.
         """
-        checkpoint = find_checkpoint(self.model)
+        checkpoint = find_checkpoint(str(embedded) if embedded and embedded.is_file() else self.model)
         if checkpoint.sha256 != self.sha256:
             raise UserError(
                 f"{checkpoint.path}: holds weights {checkpoint.sha256[:12]}, not the {self.sha256[:12]} that "

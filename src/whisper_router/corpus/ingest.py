@@ -75,7 +75,8 @@ def _probe(row: dict[str, Any], options: IngestOptions) -> dict[str, Any] | str:
     wanted = audio.size - start if row["duration_s"] is None else round(row["duration_s"] * SAMPLE_RATE)
     segment = audio[start : start + wanted]
     if segment.size < wanted - SAMPLE_RATE // 10:
-        return f"the segment from {row['offset_s']:g} s goes beyond the audio's end at {audio.size / SAMPLE_RATE:.2f} s"
+        end = audio.size / SAMPLE_RATE
+        return f"the segment from {row['offset_s']:g} s goes beyond the audio's end at {end:.2f} s"
     duration = segment.size / SAMPLE_RATE
     if not options.min_duration_s <= duration <= options.max_duration_s:
         bounds = f"{options.min_duration_s:g} to {options.max_duration_s:g} s"

@@ -26,8 +26,8 @@ def split_by_speaker(speaker: str, splits: Splits) -> str:
 def assign_splits(corpus: pd.DataFrame, splits: Splits) -> pd.Series:
     """A split a row of one corpus: the official one where there is one, else by speaker.
 
-    Calibration is carved from dev's speakers, else train's; a lone official split is divided by speaker, with a
-    warning.
+    Calibration is carved from dev's speakers, else train's; a lone official split is divided by speaker, with
+    a warning.
     """
     name = corpus["corpus"].iloc[0]
     official = corpus["split"]

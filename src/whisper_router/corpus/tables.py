@@ -30,7 +30,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     Raises
     ------
     UserError
-        No such file, another format, a broken line, or no column ``audio`` or ``text``: the file and field are named.
+        No such file, another format, a broken line, no column ``audio`` or ``text``; it is named.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such table; set ingest.root and the corpus's path in params.yaml")
@@ -98,6 +98,6 @@ def table_rows(path: Path, corpus: str, sample: int | None, seed: int) -> list[d
             }
         )
     if sample is not None and sample < len(rows):
-        order = sorted(range(len(rows)), key=lambda i: (unit_interval(str(seed), rows[i]["id"]), i))
+        order = sorted(range(len(rows)), key=lambda i: (unit_interval(str(seed), str(rows[i]["id"])), i))
         rows = [rows[i] for i in sorted(order[:sample])]
     return rows

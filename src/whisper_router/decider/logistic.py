@@ -55,7 +55,8 @@ class LogisticDecider:
     def score(self, features: Sequence[np.ndarray]) -> np.ndarray:
         """Scores in [0, 1] to 6 decimals, one an utterance, each independent of the others."""
         logits = [vector @ self.weight + self.bias for vector in _vectors(features)]
-        return np.round(expit(np.array(logits)), SCORE_DECIMALS)
+        scores: np.ndarray = expit(np.array(logits))
+        return np.round(scores, SCORE_DECIMALS)
 
     def macs(self, frames: int) -> int:
         """Multiply-accumulates for an utterance of that many feature frames."""

@@ -27,7 +27,7 @@ class PooledMlp(nn.Module):
         self.output = nn.Linear(hidden, 1)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Logits (batch,) from states (batch, frames, layers, width) and a mask (batch, frames) of real frames."""
+        """Logits (batch,) from states (batch, frames, layers, width) and a mask (batch, frames)."""
         x = torch.einsum("l,btld->btd", self.layer_weights.softmax(0), states)  # (batch, frames, width)
         weight = mask[..., None] / mask.sum(1)[:, None, None]
         mean = (x * weight).sum(1)
@@ -75,14 +75,14 @@ class MlpDecider:
         for epoch in tqdm(range(1, options.epochs + 1), "train: epochs", unit="epoch"):
             network.train()
             total = 0.0
-            for batch in torch.randperm(len(labels), generator=order).split(options.batch_size):
+            for batch in torch.randperm(len(labels), generator=order).split(options.batch_size):  # type: ignore[no-untyped-call]
                 states, mask = _pad([features[i] for i in batch.tolist()])
                 target = torch.tensor(labels[batch.numpy()], dtype=torch.float32)
                 loss = F.binary_cross_entropy_with_logits(network(states, mask), target)
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
-                total += float(loss) * len(batch)
+                total += loss.item() * len(batch)
             network.eval()
             with torch.inference_mode():
                 dev_loss = float(F.binary_cross_entropy_with_logits(network(*dev_batch), dev_labels))

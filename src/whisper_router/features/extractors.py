@@ -31,7 +31,7 @@ CONFIDENCE_NAMES = (
 
 
 def extractor_identity(options: Extractor, arm: Mapping[str, object]) -> dict[str, object]:
-    """An extractor's options and the spec of the arm that it reads: what deciders and policies are bound to."""
+    """An extractor's options and the arm that it reads: what deciders and policies are bound to."""
     return {"options": options.model_dump(mode="json"), "arm": dict(arm)}
 
 

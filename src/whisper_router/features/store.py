@@ -18,7 +18,7 @@ def write_features(
     extractor: dict[str, object],
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write features of shape (frames, ...), one an utterance, frames of a shard joined along the first axis."""
+    """Write features of shape (frames, ...), one an utterance; a shard joins them along the first axis."""
     with replacing_folder(folder) as temporary:
         index: list[dict[str, object]] = []
         pending: list[np.ndarray] = []
@@ -70,4 +70,5 @@ class FeatureReader:
     def __getitem__(self, utterance: str) -> np.ndarray:
         """One utterance's feature, shape (frames, ...), a view of the file."""
         shard, start, frames = self._index[utterance]
-        return self._shards[shard][start : start + frames]
+        feature: np.ndarray = self._shards[shard][start : start + frames]
+        return feature

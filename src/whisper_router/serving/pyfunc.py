@@ -2,13 +2,14 @@
 
 from typing import Any
 
-import mlflow
 import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
 
 from whisper_router.router import Router
 
 
-class RouterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+class RouterModel(PythonModel):
     """Routes and transcribes each row's audio; a bad row gets an error and the others go on."""
 
     def load_context(self, context: Any) -> None:
@@ -24,4 +25,4 @@ class RouterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         return pd.DataFrame({name: [getattr(row, name) for row in made] for name in columns})
 
 
-mlflow.models.set_model(RouterModel())
+set_model(RouterModel())

@@ -1,0 +1,149 @@
+"""Batched decoding says what openai-whisper says, whatever the batch."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import whisper
+from whisper import DecodingOptions
+
+from whisper_router.asr.arm import log_mel
+from whisper_router.asr.decoding import Hypothesis, compression_ratio, decode
+from whisper_router.asr.options import ENCODER_FRAMES
+
+VOCABULARIES = ("english", "multilingual")
+
+
+@pytest.fixture(scope="module")
+def arms(make_arm):
+    return {name: make_arm(name) for name in VOCABULARIES}
+
+
+@pytest.fixture(scope="module")
+def full(arms, clips):
+    """Every clip at full context, encoded by each arm."""
+    mel = log_mel(clips, ENCODER_FRAMES, 80)
+    return mel, {name: arm.encode(mel).states[-1] for name, arm in arms.items()}
+
+
+def run(arm, encoded, limits, temperature=0.0, seeds=()) -> list[Hypothesis]:
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return decode(arm.model, arm.tokenizer, encoded, limits, temperature, generators)
+
+
+def numbers(hypothesis: Hypothesis) -> np.ndarray:
+    lists = (hypothesis.token_logprob, hypothesis.token_entropy, hypothesis.token_margin)
+    return np.array([hypothesis.avg_logprob, hypothesis.no_speech_prob, *(x for row in lists for x in row)])
+
+
+@pytest.mark.parametrize("limit", [224, 9])
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+def test_greedy_batch_equals_openai_whisper(arms, full, vocabulary, limit):
+    arm, (mel, encoded) = arms[vocabulary], full
+    made = run(arm, encoded[vocabulary], [limit] * len(mel))
+    options = DecodingOptions(language="en", without_timestamps=True, fp16=False, sample_len=limit)
+    assert min(hypothesis.tokens for hypothesis in made) < limit
+    for hypothesis, spectrogram in zip(made, mel, strict=True):
+        expected = whisper.decode(arm.model, spectrogram, options)
+        assert hypothesis.text == expected.text
+        assert hypothesis.tokens == len(expected.tokens)
+        assert hypothesis.avg_logprob == pytest.approx(expected.avg_logprob, abs=1e-3)
+        assert hypothesis.no_speech_prob == pytest.approx(expected.no_speech_prob, abs=1e-3)
+        assert hypothesis.compression_ratio == pytest.approx(expected.compression_ratio, abs=1e-3)
+        assert hypothesis.temperature == expected.temperature == 0.0
+
+
+def test_the_random_models_end_at_different_lengths_and_hear_speech(arms, full):
+    for name, arm in arms.items():
+        made = run(arm, full[1][name], [60] * len(full[0]))
+        assert len({hypothesis.tokens for hypothesis in made}) > 2
+        assert any(0.01 < hypothesis.no_speech_prob < 0.99 for hypothesis in made)
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+def test_rows_of_a_batch_equal_rows_alone(arms, full, vocabulary):
+    encoded = full[1][vocabulary]
+    limits = [5, 40, 12, 40, 3, 40]
+    together = run(arms[vocabulary], encoded, limits)
+    for i, limit in enumerate(limits):
+        (alone,) = run(arms[vocabulary], encoded[i : i + 1], [limit])
+        assert together[i].text == alone.text
+        assert together[i].attempts == alone.attempts
+        np.testing.assert_allclose(numbers(together[i]), numbers(alone), atol=1e-3)
+
+
+def test_sampled_rows_of_a_batch_equal_rows_alone(arms, full):
+    encoded = full[1]["english"]
+    together = run(arms["english"], encoded, [20] * len(encoded), 0.6, range(len(encoded)))
+    for i, hypothesis in enumerate(together):
+        (alone,) = run(arms["english"], encoded[i : i + 1], [20], 0.6, [i])
+        assert hypothesis.text == alone.text
+        np.testing.assert_allclose(numbers(hypothesis), numbers(alone), atol=1e-3)
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+def test_token_limit_of_each_row_is_kept_and_reached(arms, full, vocabulary):
+    limits = [1, 2, 4, 8, 16, 30]
+    unlimited = run(arms[vocabulary], full[1][vocabulary], [40] * len(limits))
+    made = run(arms[vocabulary], full[1][vocabulary], limits)
+    for hypothesis, limit, free in zip(made, limits, unlimited, strict=True):
+        assert hypothesis.tokens == min(limit, free.tokens)
+        assert hypothesis.token_logprob == pytest.approx(free.token_logprob[:limit], abs=1e-3)
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_confidence_has_a_finite_number_for_each_token(arms, full, vocabulary, temperature):
+    encoded = full[1][vocabulary]
+    prompt = len(arms[vocabulary].tokenizer.sot_sequence_including_notimestamps)
+    for hypothesis in run(arms[vocabulary], encoded, [25] * len(encoded), temperature, range(len(encoded))):
+        lists = (hypothesis.token_logprob, hypothesis.token_entropy, hypothesis.token_margin)
+        assert [len(values) for values in lists] == [hypothesis.tokens] * 3
+        assert all(math.isfinite(value) for values in lists for value in values)
+        assert all(value <= 0 for value in hypothesis.token_logprob)
+        assert all(0 <= value <= math.log(51865) for value in hypothesis.token_entropy)
+        assert all(value >= 0 for value in hypothesis.token_margin)
+        (attempt,) = hypothesis.attempts
+        assert (attempt.context, attempt.tokens) == (ENCODER_FRAMES, prompt + hypothesis.tokens)
+
+
+def test_greedy_picks_are_the_most_probable(arms, full):
+    """Probability of the pick and its margin to the second bound the second's, and so the entropy."""
+    (hypothesis,) = run(arms["english"], full[1]["english"][2:3], [30])
+    assert hypothesis.tokens > 5
+    for logprob, entropy, margin in zip(
+        hypothesis.token_logprob, hypothesis.token_entropy, hypothesis.token_margin, strict=True
+    ):
+        first, second = math.exp(logprob), math.exp(logprob - margin)
+        rest = max(0.0, 1 - first - second)
+        assert first + second <= 1 + 1e-3
+        assert entropy >= -first * logprob - second * (logprob - margin) - 1e-2
+        spread = rest * math.log(51864 / max(rest, 1e-9))
+        assert entropy <= -first * logprob - second * (logprob - margin) + spread + 1e-2
+
+
+def test_sampling_is_repeatable_and_follows_its_generator(arms, full):
+    encoded = full[1]["multilingual"]
+    first, again, other = (
+        run(arms["multilingual"], encoded, [20] * len(encoded), 0.8, [seed + i for i in range(len(encoded))])
+        for seed in (0, 0, 100)
+    )
+    greedy = run(arms["multilingual"], encoded, [20] * len(encoded))
+    assert first == again
+    assert [h.text for h in first] != [h.text for h in other]
+    assert [h.text for h in first] != [h.text for h in greedy]
+    assert {h.temperature for h in first} == {0.8}
+
+
+def test_a_low_temperature_approaches_greedy(arms, full):
+    encoded = full[1]["english"]
+    greedy = run(arms["english"], encoded, [10] * len(encoded))
+    cold = run(arms["english"], encoded, [10] * len(encoded), 1e-4, range(len(encoded)))
+    assert [replace(h, temperature=0.0) for h in cold] == greedy
+
+
+def test_compression_ratio_is_high_where_a_text_repeats_itself():
+    assert compression_ratio("") == 0
+    assert compression_ratio("so it goes " * 40) > 2.4 > compression_ratio("a quiet sentence with no loop")

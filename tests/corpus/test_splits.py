@@ -1,0 +1,169 @@
+"""Splits by speaker: disjoint, stable when the corpus grows, and faithful to official splits."""
+
+import warnings
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from whisper_router.corpus.options import SPLITS, Splits
+from whisper_router.corpus.splits import PRIORITY, assign_splits, drop_shared_texts, split_by_speaker
+from whisper_router.errors import UserError
+from whisper_router.scoring import normalise
+
+SPEAKERS = st.text("abcdefgh-0123456789é/ ", min_size=1, max_size=8)
+OPTIONS = Splits()
+many = settings(max_examples=50, deadline=None, database=None)
+
+
+def corpus(speakers: list[str], official: list[str | None] | None = None) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "corpus": "talks",
+            "speaker": pd.Series(speakers, dtype=object),
+            "split": pd.Series(official or [None] * len(speakers), dtype=object),
+        }
+    )
+
+
+def splits_of(frame: pd.DataFrame, result: pd.Series) -> dict[str, set[str]]:
+    return result.groupby(frame["speaker"]).agg(set).to_dict()
+
+
+@many
+@given(
+    speakers=st.lists(SPEAKERS, min_size=1, max_size=30),
+    more=st.lists(SPEAKERS, max_size=30),
+    salt=st.sampled_from(["whisper-router", "pepper"]),
+)
+def test_rows_and_speakers_added_move_no_row_of_an_existing_speaker(speakers, more, salt):
+    options = Splits(salt=salt)
+    before = assign_splits(corpus(speakers), options)
+    after = assign_splits(corpus([*speakers, *more]), options)
+    assert after.iloc[: len(speakers)].tolist() == before.tolist()
+    before_by_speaker = dict(zip(speakers, before, strict=True))
+    for speaker, split in zip(more, after.iloc[len(speakers) :], strict=True):
+        assert split == before_by_speaker.get(speaker, split)
+
+
+@many
+@given(speakers=st.lists(SPEAKERS, min_size=1, max_size=40), seed=st.randoms(use_true_random=False))
+def test_no_speaker_is_in_two_splits_and_the_order_of_rows_does_not_count(speakers, seed):
+    frame = corpus(speakers)
+    result = assign_splits(frame, OPTIONS)
+    assert set(result) <= set(SPLITS)
+    assert all(len(found) == 1 for found in splits_of(frame, result).values())
+    shuffled = seed.sample(speakers, len(speakers))
+    assert splits_of(corpus(shuffled), assign_splits(corpus(shuffled), OPTIONS)) == splits_of(frame, result)
+
+
+OFFICIAL = st.dictionaries(SPEAKERS, st.sampled_from(SPLITS), min_size=1, max_size=20)
+
+
+@many
+@given(official=OFFICIAL, rows=st.integers(1, 3))
+def test_no_speaker_of_an_official_split_is_in_two_splits(official, rows):
+    frame = corpus(list(official) * rows, list(official.values()) * rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = assign_splits(frame, OPTIONS)
+    assert all(len(found) == 1 for found in splits_of(frame, result).values())
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a row without an official split is placed by speaker although its speaker has one"
+)
+def test_a_speaker_with_an_official_split_on_some_rows_has_it_on_all():
+    known = [speaker for speaker in map(str, range(100)) if split_by_speaker(speaker, OPTIONS) == "test"][:5]
+    frame = corpus([*known, *known, "other"], ["train"] * 5 + [None] * 5 + ["dev"])
+    result = assign_splits(frame, OPTIONS)
+    assert all(len(found) == 1 for found in splits_of(frame, result).values())
+
+
+@many
+@given(
+    official=OFFICIAL.filter(lambda speakers: len(set(speakers.values())) > 1),
+    more=OFFICIAL,
+)
+def test_an_official_split_is_stable_when_speakers_of_the_same_splits_are_added(official, more):
+    kept = set(official.values())
+    added = {k: v for k, v in more.items() if k not in official and v in kept}
+    before = assign_splits(corpus(list(official), list(official.values())), OPTIONS)
+    grown = {**official, **added}
+    after = assign_splits(corpus(list(grown), list(grown.values())), OPTIONS)
+    assert after.iloc[: len(before)].tolist() == before.tolist()
+
+
+@pytest.mark.parametrize("lone", SPLITS)
+def test_a_lone_official_split_is_divided_by_speaker_with_a_warning(lone):
+    speakers = [f"s{i}" for i in range(60)]
+    with pytest.warns(UserWarning, match=f"corpus talks has only the split '{lone}': divided by speaker"):
+        result = assign_splits(corpus(speakers, [lone] * 60), OPTIONS)
+    assert result.tolist() == [split_by_speaker(speaker, OPTIONS) for speaker in speakers]
+    assert set(result) == set(SPLITS)
+
+
+def test_no_official_split_is_divided_without_a_warning(recwarn):
+    assign_splits(corpus(["a", "b"]), OPTIONS)
+    assert not recwarn.list
+
+
+def test_speakers_are_divided_in_the_shares_asked_for():
+    drawn = pd.Series([split_by_speaker(f"speaker {i}", OPTIONS) for i in range(4000)])
+    shares = drawn.value_counts(normalize=True)
+    for name in ("test", "calibration", "dev"):
+        assert shares[name] == pytest.approx(getattr(OPTIONS, name), abs=0.03)
+    assert shares["train"] == pytest.approx(0.4, abs=0.03)
+
+
+def test_another_salt_divides_otherwise():
+    speakers = [f"speaker {i}" for i in range(50)]
+    other = Splits(salt="pepper")
+    assert [split_by_speaker(s, OPTIONS) for s in speakers] != [split_by_speaker(s, other) for s in speakers]
+
+
+def test_calibration_is_carved_from_dev_where_there_is_dev():
+    official = ["train", "dev", "test"] * 60
+    frame = corpus([f"s{i}" for i in range(180)], official)
+    table = pd.crosstab(frame["split"], assign_splits(frame, OPTIONS))
+    assert table.loc["train", "train"] == table.loc["test", "test"] == 60
+    assert table.loc["dev", "dev"] + table.loc["dev", "calibration"] == 60
+    assert 15 < table.loc["dev", "calibration"] < 45
+
+
+def test_calibration_and_dev_are_carved_from_train_where_there_is_no_dev():
+    frame = corpus([f"s{i}" for i in range(400)], ["train", "test"] * 200)
+    table = pd.crosstab(frame["split"], assign_splits(frame, OPTIONS))
+    assert table.loc["test", "test"] == 200
+    assert table.loc["train", "train"] > 80
+    assert table.loc["train", "calibration"] > 20
+    assert table.loc["train", "dev"] > 10
+
+
+def test_all_four_official_splits_are_kept_as_they_are():
+    frame = corpus([f"s{i}" for i in range(80)], list(SPLITS) * 20)
+    assert assign_splits(frame, OPTIONS).tolist() == frame["split"].tolist()
+
+
+@pytest.mark.parametrize("name", ["validation", "Train", "test "])
+def test_an_unknown_split_is_refused_by_name(name):
+    with pytest.raises(UserError, match=f"corpus talks: split '{name}' is none of train, dev"):
+        assign_splits(corpus(["a", "b"], ["train", name]), OPTIONS)
+
+
+TEXTS = st.sampled_from(["one", "One!", "two", "Two?", "colour", "color", "three", "3", "four words in it"])
+
+
+@many
+@given(rows=st.lists(st.tuples(st.sampled_from(SPLITS), TEXTS), min_size=1, max_size=25))
+def test_no_text_is_left_in_two_splits_and_no_more_is_dropped_than_that_takes(rows):
+    manifest = pd.DataFrame(rows, columns=["split", "text"])
+    dropped = drop_shared_texts(manifest)
+    text = manifest["text"].map(normalise)
+    assert (manifest["split"][~dropped].groupby(text).nunique() <= 1).all()
+    assert not dropped[manifest["split"] == "test"].any()
+    for value, group in manifest.groupby(text):
+        best = min(PRIORITY.index(split) for split in group["split"])
+        kept = group[~dropped.loc[group.index]]
+        assert kept["split"].tolist() == [split for split in group["split"] if split == PRIORITY[best]], value

@@ -1,0 +1,178 @@
+"""Tables of every format are read alike, and a table that cannot be read is refused by name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from whisper_router.corpus.tables import read_table, table_rows
+from whisper_router.errors import UserError
+
+ROWS: list[dict[str, Any]] = [
+    {"id": "a", "audio": "a.wav", "text": "one, two", "speaker": "s1", "split": "test", "accent": "welsh"},
+    {"id": "b", "audio": "deep/b.flac", "text": "null", "offset_s": "1.5", "duration_s": "2"},
+    {"id": "c", "audio": "c.mp3", "text": "", "language": "de", "corpus": "other"},
+]
+
+
+def write(folder: Path, suffix: str, rows: list[dict[str, Any]]) -> Path:
+    path = folder / f"table{suffix}"
+    frame = pd.DataFrame(rows)
+    if suffix == ".jsonl":
+        path.write_text("\n\n".join(json.dumps(row) for row in rows) + "\n")
+    elif suffix == ".parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".parquet"])
+def test_every_format_gives_the_same_rows(suffix, tmp_path):
+    path = write(tmp_path, suffix, ROWS)
+    rows = table_rows(path, "talks", None, 0)
+    assert rows == [
+        {
+            "id": "a",
+            "audio": (tmp_path / "a.wav").as_posix(),
+            "offset_s": 0.0,
+            "duration_s": None,
+            "text": "one, two",
+            "corpus": "talks",
+            "speaker": "s1",
+            "split": "test",
+            "language": "en",
+            "tags": '{"accent":"welsh"}',
+        },
+        {
+            "id": "b",
+            "audio": (tmp_path / "deep/b.flac").as_posix(),
+            "offset_s": 1.5,
+            "duration_s": 2.0,
+            "text": "null",
+            "corpus": "talks",
+            "speaker": None,
+            "split": None,
+            "language": "en",
+            "tags": "{}",
+        },
+        {
+            "id": "c",
+            "audio": (tmp_path / "c.mp3").as_posix(),
+            "offset_s": 0.0,
+            "duration_s": None,
+            "text": "",
+            "corpus": "other",
+            "speaker": None,
+            "split": None,
+            "language": "de",
+            "tags": "{}",
+        },
+    ]
+
+
+def test_values_that_are_absent_or_null_are_left_out_of_a_row(tmp_path):
+    path = tmp_path / "table.jsonl"
+    path.write_text('{"audio": "a.wav", "text": "x", "speaker": null}\n')
+    assert read_table(path) == [{"audio": "a.wav", "text": "x"}]
+
+
+def test_without_an_id_the_audio_s_name_stands_for_it(tmp_path):
+    path = write(tmp_path, ".csv", [{"audio": "deep/a.wav", "text": "x"}])
+    assert table_rows(path, "talks", None, 0)[0]["id"] == "deep/a.wav"
+
+
+def test_numbers_as_ids_and_speakers_become_text(tmp_path):
+    path = write(tmp_path, ".jsonl", [{"id": 7, "audio": "a.wav", "text": "x", "speaker": 12}])
+    row = table_rows(path, "talks", None, 0)[0]
+    assert (row["id"], row["speaker"]) == ("7", "12")
+
+
+def test_a_row_without_audio_is_kept_for_the_caller_to_name(tmp_path):
+    path = write(tmp_path, ".csv", [{"id": "a", "audio": "", "text": "x"}, ROWS[0]])
+    assert [row["audio"] for row in table_rows(path, "talks", None, 0)] == ["", str(tmp_path / "a.wav")]
+
+
+def test_tags_are_those_given_and_all_other_columns(tmp_path):
+    path = write(
+        tmp_path, ".jsonl", [{"audio": "a", "text": "x", "tags": {"snr": 3}, "accent": "welsh", "age": 7}]
+    )
+    assert json.loads(table_rows(path, "talks", None, 0)[0]["tags"]) == {
+        "snr": "3",
+        "accent": "welsh",
+        "age": "7",
+    }
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("column", ["audio", "text"])
+def test_a_table_without_a_column_it_needs_is_refused_by_name(suffix, column, tmp_path):
+    rows = [{key: value for key, value in ROWS[0].items() if key != column}]
+    with pytest.raises(UserError, match=f"table{suffix}: has no column '{column}'"):
+        read_table(write(tmp_path, suffix, rows))
+
+
+def test_a_missing_table_is_refused_by_name(tmp_path):
+    with pytest.raises(UserError, match=r"absent\.csv: no such table"):
+        read_table(tmp_path / "absent.csv")
+
+
+def test_an_unknown_format_is_refused_with_those_there_are(tmp_path):
+    path = tmp_path / "table.xlsx"
+    path.write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"'\.xlsx' is none of \.jsonl, \.csv, \.tsv, \.parquet"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("line", ['{"audio": ', "[1, 2]", '"words"', "3"])
+def test_a_broken_line_is_refused_by_its_number(line, tmp_path):
+    path = tmp_path / "table.jsonl"
+    path.write_text(json.dumps(ROWS[0]) + "\n\n" + line + "\n")
+    with pytest.raises(UserError, match=r"table\.jsonl, line 3: "):
+        read_table(path)
+
+
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="float() of the table's text is not caught")
+@pytest.mark.parametrize("field", ["offset_s", "duration_s"])
+def test_a_time_that_is_no_number_is_refused_by_its_row(field, tmp_path):
+    path = write(tmp_path, ".csv", [{"id": "a", "audio": "a.wav", "text": "x", field: "soon"}])
+    with pytest.raises(UserError, match="soon"):
+        table_rows(path, "talks", None, 0)
+
+
+@pytest.mark.xfail(strict=True, raises=UnicodeDecodeError, reason="the table's encoding is not asked for")
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_a_table_that_is_not_utf_8_is_refused_by_name(suffix, tmp_path):
+    path = tmp_path / f"table{suffix}"
+    path.write_bytes('audio,text\na.wav,"caf\xe9"\n'.encode("latin-1"))
+    with pytest.raises(UserError, match=f"table{suffix}"):
+        read_table(path)
+
+
+@settings(max_examples=25, deadline=None, database=None)
+@given(size=st.integers(1, 60), smaller=st.integers(1, 60), larger=st.integers(1, 60), seed=st.integers(0, 3))
+def test_a_sample_grows_without_losing_a_row_and_keeps_the_order(
+    size, smaller, larger, seed, tmp_path_factory
+):
+    path = tmp_path_factory.mktemp("table") / "table.jsonl"
+    path.write_text("".join(f'{{"id": "u{i}", "audio": "a{i}", "text": "x"}}\n' for i in range(size)))
+
+    def sample(count: int | None) -> list[str]:
+        return [row["id"] for row in table_rows(path, "talks", count, seed)]
+
+    smaller, larger = sorted((smaller, larger))
+    assert len(sample(smaller)) == min(smaller, size)
+    assert set(sample(smaller)) <= set(sample(larger))
+    everything = sample(None)
+    assert [id_ for id_ in everything if id_ in set(sample(smaller))] == sample(smaller)
+
+
+def test_another_seed_draws_another_sample(tmp_path):
+    path = tmp_path / "table.jsonl"
+    path.write_text("".join(f'{{"id": "u{i}", "audio": "a{i}", "text": "x"}}\n' for i in range(50)))
+    assert table_rows(path, "talks", 10, 0) == table_rows(path, "talks", 10, 0)
+    assert table_rows(path, "talks", 10, 0) != table_rows(path, "talks", 10, 1)
