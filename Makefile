@@ -39,7 +39,7 @@ acceptance: $(INSTALLED) ## the tests that kill, soak or serve for minutes
 	$(BIN)/pytest -m acceptance
 
 lock: $(INSTALLED) ## write requirements.lock from what is installed
-	$(BIN)/python -m pip freeze --exclude whisper-router | sed 's/+cpu$$//' > requirements.lock
+	$(BIN)/python -m pip freeze --all --exclude pip --exclude whisper-router | sed 's/+cpu$$//' > requirements.lock
 
 clean: ## remove all that was made, the environment included
 	rm -rf $(VENV) .cache .prefect .mypy_cache .ruff_cache .pytest_cache .hypothesis .dvc/cache .dvc/tmp
