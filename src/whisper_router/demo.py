@@ -2,10 +2,13 @@
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
+from ruamel.yaml import YAML
 
+from whisper_router.files import write_text
 from whisper_router.paths import LABELS, MANIFEST
 from whisper_router.registry import CHAMPION, MODEL, register
 from whisper_router.router import Router
@@ -26,12 +29,40 @@ def _committed_lock() -> str | None:
     return head.stdout
 
 
+def _difference(committed: str, made: str) -> str | None:
+    """Why two locks differ, in a sentence; None where they are equal."""
+    if committed == made:
+        return None
+    yaml = YAML(typ="safe")
+    before, after = (yaml.load(text)["stages"] for text in (committed, made))
+    code = [name for name in after if _own(before.get(name)) != _own(after[name])]
+    if code:
+        stages = ", ".join(code)
+        return (
+            f"dvc.lock as committed is of other code or params ({stages}); `whisper-router run` writes anew."
+        )
+    changed = [name for name in after if before[name].get("outs") != after[name].get("outs")]
+    return (
+        "This processor computes other last bits than the one that wrote the committed dvc.lock: outputs of "
+        f" {', '.join(changed)} differ. The figures are this machine's. dvc.lock was put back as committed; "
+        "the registered run keeps the one of this machine."
+    )
+
+
+def _own(stage: Any) -> Any:
+    """What a stage of the lock depends on, but for the outputs of other stages."""
+    if stage is None:
+        return None
+    deps = [dep for dep in stage.get("deps", []) if not dep["path"].startswith("data/")]
+    return stage["cmd"], deps, stage.get("params")
+
+
 def run_demo(console: Console) -> None:
     """Run everything from audio to a routed transcript, and say where it all is."""
     committed = _committed_lock()
     try:
         run()
-        same = committed is None or LOCK.read_text() == committed
+        difference = _difference(committed, LOCK.read_text()) if committed else None
         console.print("register: building the MLflow run ...")
         registered = register()
         labels = pd.read_parquet(LABELS)
@@ -41,7 +72,7 @@ def run_demo(console: Console) -> None:
         (made,) = Router.load(uri).transcribe([row["audio"]])
     finally:
         if committed is not None:
-            LOCK.write_text(committed)
+            write_text(LOCK, committed)
     show_summary(console)
     state = "registered" if registered.new else "registered before"
     console.print(
@@ -53,13 +84,8 @@ def run_demo(console: Console) -> None:
         f"  by {made.model} ({made.arm}): score {made.score:.3f}, threshold {made.threshold:.3f}",
         highlight=False,
     )
-    if not same:
-        console.print(
-            "\nThis processor computes other last bits than the one that wrote the committed dvc.lock: the "
-            "outputs' hashes differ. The figures are this machine's; dvc.lock was put back as committed, "
-            "the registered run keeps the one of this machine.",
-            style="yellow",
-        )
+    if difference:
+        console.print(f"\n{difference}", style="yellow", highlight=False)
     console.print(
         f"\nNext: .venv/bin/whisper-router transcribe --router {uri} YOUR.wav\n"
         "      or your own corpus: README.md, 'Your own corpus'",

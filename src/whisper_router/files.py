@@ -56,7 +56,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; the error names the file."""
+    """Read a JSON file that a stage wrote; the error names the file."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; `whisper-router run` makes it")
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:

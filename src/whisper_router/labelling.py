@@ -21,6 +21,28 @@ from whisper_router.store import ContentStore
 
 WORKERS = len(os.sched_getaffinity(0))  # batches at once, each on one torch thread
 
+TRANSCRIPT_COLUMNS = (
+    "id",
+    "arm",
+    "hypothesis",
+    "substitutions",
+    "deletions",
+    "insertions",
+    "reference_words",
+    "wer",
+    "avg_logprob",
+    "compression_ratio",
+    "no_speech_prob",
+    "temperature",
+    "tokens",
+    "token_logprob",
+    "token_entropy",
+    "token_margin",
+    "attempt_contexts",
+    "attempt_tokens",
+    "error",
+)
+
 
 @dataclass(frozen=True)
 class Utterance:
@@ -176,7 +198,7 @@ def transcripts_table(
                     "error": None,
                 }
             )
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=list(TRANSCRIPT_COLUMNS))
     counts_columns = ["substitutions", "deletions", "insertions", "reference_words", "tokens"]
     return table.astype({**dict.fromkeys(counts_columns, "Int64"), "error": "string"})
 

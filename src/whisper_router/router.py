@@ -107,9 +107,7 @@ class Router:
         else:
             folder = Path(source)
         if not (folder / "router.json").is_file():
-            raise FileNotFoundError(
-                f"{folder} holds no router.json; run `whisper-router run` to package a router"
-            )
+            raise UserError(f"{folder} holds no router.json; run `whisper-router run` to package a router")
         description = RouterDescription.model_validate(read_json(folder / "router.json"))
         policy = Policy.model_validate(read_json(folder / "policy.json"))
         decider, _ = load_decider(folder / "decider")

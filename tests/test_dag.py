@@ -1,0 +1,132 @@
+"""The whole DAG on real weights and the demo's speech, in clones of this tree."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.real]
+
+ROOT = Path(__file__).parents[1]
+UTTERANCES = 150
+STAGES = ["ingest", "check", "label", "featurize", "train", "calibrate", "package", "evaluate"]
+
+
+def call(clone: Path, *arguments: str) -> str:
+    """Run whisper-router's command in a clone, with the clone's own code and content store."""
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("PREFECT", "MLFLOW"))
+    }
+    environment |= {"PYTHONPATH": str(clone / "src"), "WHISPER_ROUTER_CACHE": str(clone / ".cache")}
+    code = "from whisper_router.cli import app; app()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=clone,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def stages_run(output: str) -> list[str]:
+    return [name for name in STAGES if f"Running stage '{name}'" in output]
+
+
+def make_clone(folder: Path) -> Path:
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in filter(None, tracked.stdout.split("\0")):
+        if (ROOT / name).is_file() and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "clone"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return folder
+
+
+CORPUS = f"name: demo, kind: demo, path: demo/sentences.txt, utterances: {UTTERANCES}, seed: 7"
+SMALL = f"ingest.corpora=[{{{CORPUS}}}]"
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_clone(tmp_path_factory.mktemp("clone"))
+    assert stages_run(call(folder, "run", "-S", SMALL)) == STAGES
+    return folder
+
+
+def test_a_second_run_runs_nothing(clone: Path) -> None:
+    assert stages_run(call(clone, "run")) == []
+
+
+def test_changing_a_threshold_runs_calibrate_package_and_evaluate_alone(clone: Path) -> None:
+    output = call(clone, "run", "-S", "policies.cascade_even.threshold=0.55")
+    assert stages_run(output) == ["calibrate", "package", "evaluate"]
+
+
+def test_editing_report_code_runs_evaluate_alone(clone: Path) -> None:
+    report = clone / "src" / "whisper_router" / "report.py"
+    report.write_text(report.read_text().replace("always weak", "only weak"))
+    assert stages_run(call(clone, "run")) == ["evaluate"]
+
+
+def test_another_clone_with_an_empty_store_has_the_same_hashes(clone: Path, tmp_path: Path) -> None:
+    other = make_clone(tmp_path)
+    shutil.copy(clone / "params.yaml", other / "params.yaml")
+    shutil.copy(clone / "src/whisper_router/report.py", other / "src/whisper_router/report.py")
+    assert stages_run(call(other, "run")) == STAGES
+    assert (other / "dvc.lock").read_text() == (clone / "dvc.lock").read_text()
+
+
+def test_the_registered_model_works_with_the_repository_moved_away(clone: Path, tmp_path: Path) -> None:
+    first = json.loads(call(clone, "register", "--json"))
+    assert first["new"]
+    assert first["champion"]
+    assert not json.loads(call(clone, "register", "--json"))["new"]
+    clip = sorted((clone / "data/audio/demo").glob("*.flac"))[0]
+    uri = "models:/whisper-router@champion"
+    routed = json.loads(call(clone, "transcribe", "--router", uri, "--json", str(clip)))
+
+    (model,) = (clone / "mlruns/artifacts/models").glob("m-*/artifacts")
+    shutil.copytree(model, tmp_path / "model")
+    shutil.copy(clip, tmp_path / "clip.flac")
+    away = clone.with_name("moved-away")
+    clone.rename(away)
+    try:
+        code = (
+            "import json, mlflow, pandas as pd\n"
+            "model = mlflow.pyfunc.load_model('model')\n"
+            "audio = [open('clip.flac', 'rb').read(), b'no audio']\n"
+            "made = model.predict(pd.DataFrame({'audio': audio}))\n"
+            "import whisper_router\n"
+            "rows = json.loads(made.to_json(orient='records'))\n"
+            "print(json.dumps({'code': whisper_router.__file__, 'rows': rows}))"
+        )
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        away.rename(clone)
+    assert done.returncode == 0, done.stderr
+    loaded = json.loads(done.stdout.splitlines()[-1])
+    assert loaded["code"].startswith(str(tmp_path / "model" / "code"))
+    good, bad = loaded["rows"]
+    assert {key: good[key] for key in ("text", "model", "threshold")} == {
+        key: routed[key] for key in ("text", "model", "threshold")
+    }
+    assert good["score"] == pytest.approx(routed["score"], abs=1e-3)
+    assert good["error"] is None
+    assert "not readable as audio" in bad["error"]
