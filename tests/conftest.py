@@ -7,9 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-for name, value in (("MLFLOW_DISABLE_TELEMETRY", "true"), ("DO_NOT_TRACK", "1")):
-    os.environ.setdefault(name, value)
-
 import numpy as np
 import pytest
 import soundfile
@@ -48,6 +45,10 @@ PLAIN = DecodeOptions(
     compression_ratio_threshold=100,
     logprob_threshold=-100,
 )
+
+
+def pytest_configure() -> None:
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"
 
 
 @pytest.fixture(autouse=True)
@@ -90,13 +91,13 @@ def make_speech(seconds: float, seed: int = 0) -> np.ndarray:
     voice = sum(np.sin(k * phase) / k for k in range(1, 20))
     syllables = np.clip(np.sin(2 * np.pi * random.uniform(2, 5) * times + random.uniform(0, 6)), 0, 1)
     samples = 0.1 * (voice * syllables + 0.02 * random.standard_normal(times.size))
-    return (np.round(samples * 32768) / 32768).astype(np.float32)
+    return (np.round(samples * 32768).astype(np.int16) / 32768).astype(np.float32)
 
 
 def make_wav(audio: np.ndarray) -> bytes:
     """A WAV file of 16 bits that holds exactly these samples."""
     buffer = io.BytesIO()
-    soundfile.write(buffer, audio, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    soundfile.write(buffer, (audio * 32768).astype(np.int16), SAMPLE_RATE, format="WAV")
     return buffer.getvalue()
 
 
@@ -145,7 +146,7 @@ def _reference(path: Path, options: DecodeOptions) -> ArmReference:
 
 @pytest.fixture(scope="session")
 def package_router(checkpoints: dict[str, Path], clips: list[np.ndarray]) -> Callable[..., Path]:
-    """Writes a router's folder, English-only to multilingual; its policy sends half of the clips to each arm."""
+    """Writes a router's folder, English-only to multilingual; its policy sends half of the clips to each."""
 
     def package(
         folder: Path,
@@ -187,7 +188,12 @@ def package_router(checkpoints: dict[str, Path], clips: list[np.ndarray]) -> Cal
             target=target,
             threshold=threshold,
             calibration=Calibration(
-                utterances=len(clips), speakers=1, strong_share=0.5, wer_weak=0.3, wer_strong=0.1, wer_routed=0.2
+                utterances=len(clips),
+                speakers=1,
+                strong_share=0.5,
+                wer_weak=0.3,
+                wer_strong=0.1,
+                wer_routed=0.2,
             ),
             bound=Bound(
                 weak_arm=digest(arms["weak"].spec()),

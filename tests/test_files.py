@@ -1,5 +1,7 @@
 """What is written is whole or not there at all."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pandas as pd
@@ -18,8 +20,17 @@ from whisper_router.files import (
 )
 
 
-class Interrupted(BaseException):  # noqa: N818
+class Interrupted(BaseException):
     """Not an Exception: as a keyboard interrupt is not."""
+
+
+def interrupt(
+    block: AbstractContextManager[Path], write: Callable[[Path], object], error: type[BaseException]
+) -> None:
+    """Write, then leave the block by an error."""
+    with block as temporary:
+        write(temporary)
+        raise error
 
 
 def names(folder: Path) -> list[str]:
@@ -30,16 +41,15 @@ def names(folder: Path) -> list[str]:
 def test_an_exception_inside_replacing_leaves_the_old_content_and_nothing_else(tmp_path, error):
     path = tmp_path / "value.txt"
     path.write_text("old")
-    with pytest.raises(error), replacing(path) as temporary:
-        temporary.write_text("half of the n")
-        raise error
+    with pytest.raises(error):
+        interrupt(replacing(path), lambda temporary: temporary.write_text("half of the n"), error)
     assert path.read_text() == "old"
     assert names(tmp_path) == ["value.txt"]
 
 
 def test_an_exception_inside_replacing_makes_no_file_where_there_was_none(tmp_path):
-    with pytest.raises(ValueError, match="^$"), replacing(tmp_path / "a/value.txt"):
-        raise ValueError
+    with pytest.raises(Interrupted):
+        interrupt(replacing(tmp_path / "a/value.txt"), Path.touch, Interrupted)
     assert names(tmp_path) == ["a"]
 
 
@@ -61,9 +71,8 @@ def test_an_exception_inside_replacing_folder_leaves_the_old_folder_and_nothing_
     folder = tmp_path / "shards"
     (folder / "deep").mkdir(parents=True)
     (folder / "deep/old").write_text("old")
-    with pytest.raises(error), replacing_folder(folder) as temporary:
-        (temporary / "new").write_text("new")
-        raise error
+    with pytest.raises(error):
+        interrupt(replacing_folder(folder), lambda temporary: (temporary / "new").touch(), error)
     assert names(tmp_path) == ["shards", "shards/deep", "shards/deep/old"]
     assert (folder / "deep/old").read_text() == "old"
 

@@ -20,15 +20,26 @@ from whisper_router.hashing import (
 )
 
 Write = Callable[[dict[str, str]], None]
+LEAF = '''"""Leaf."""
+
+
+class A:
+    """A."""
+
+    def f(self):
+        """F."""
+        return 1
+
+
+Z = A().f()
+'''
 SOURCES = {
     "made_up/__init__.py": '"""A package."""\n',
     "made_up/top.py": '"""Top."""\nimport os\n\nfrom made_up.inner import middle\n\nX = middle.Y\n',
     "made_up/inner/__init__.py": "",
     "made_up/inner/middle.py": "import made_up.inner.leaf\n\nY = made_up.inner.leaf.Z\n",
-    "made_up/inner/leaf.py": (
-        '"""Leaf."""\n\n\nclass A:\n    """A."""\n\n    def f(self):\n        """F."""\n        return 1\n\n\nZ = A().f()\n'
-    ),
-    "made_up/inner/lazy.py": "def late():\n    from made_up.inner.leaf import Z as renamed\n\n    return renamed\n",
+    "made_up/inner/leaf.py": LEAF,
+    "made_up/inner/lazy.py": "def late():\n    from made_up.inner.leaf import Z as name\n\n    return name\n",
     "made_up/unused.py": "import made_up.top\n",
 }
 
@@ -97,15 +108,15 @@ def test_the_project_s_own_modules_are_found_with_their_imports():
 @pytest.mark.parametrize(
     "text",
     [
-        SOURCES["made_up/inner/leaf.py"].replace("Leaf.", "Another leaf,\nand more of it."),
-        SOURCES["made_up/inner/leaf.py"].replace('"""F."""', '"""Something else."""'),
-        SOURCES["made_up/inner/leaf.py"].replace('    """A."""\n\n', ""),
-        "# a comment\n" + SOURCES["made_up/inner/leaf.py"].replace("return 1", "return (1)  # one"),
+        LEAF.replace("Leaf.", "Another leaf,\nand more of it."),
+        LEAF.replace('"""F."""', '"""Something else."""'),
+        LEAF.replace('    """A."""\n\n', ""),
+        "# a comment\n" + LEAF.replace("return 1", "return (1)  # one"),
     ],
 )
 def test_comments_docstrings_and_layout_do_not_change_the_code_hash(package, text):
     before = code_hash("made_up.top")
-    assert text != SOURCES["made_up/inner/leaf.py"]
+    assert text != LEAF
     package({"made_up/inner/leaf.py": text})
     assert code_hash("made_up.top") == before
 

@@ -39,7 +39,9 @@ def test_an_empty_hypothesis_is_all_deletions():
         assert word_errors(["three words here"], [nothing]) == [WordErrors(0, 3, 0, 3)]
 
 
-@pytest.mark.xfail(strict=True, reason="Whisper's normaliser leaves a dot of an ellipsis at the end as a word")
+@pytest.mark.xfail(
+    strict=True, reason="Whisper's normaliser leaves a dot of an ellipsis at the end as a word"
+)
 @pytest.mark.parametrize("text", ["...", "wait...", "wait…"])
 def test_an_ellipsis_at_the_end_is_no_word(text):
     assert normalise(text) == text.strip(".…")

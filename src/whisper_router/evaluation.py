@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_auc_score
 
 from whisper_router.cost import CURRENCIES, Dims, arm_macs, encoder_macs, paper_encoder_macs, paper_macs
 
@@ -123,30 +122,51 @@ def choices(pair: Pair, strong: Array, routed: Costs) -> dict[str, Choice]:
     }
 
 
-def figures(pair: Pair, made: Mapping[str, Choice], scores: Array, weight: Array) -> dict[str, float]:
-    """All figures at once, each utterance counted ``weight`` times."""
+def figures(pair: Pair, made: Mapping[str, Choice], scores: Array, weights: Array) -> dict[str, Array]:
+    """All figures, once for each row of ``weights``, which says how often each utterance counts.
 
-    def total(values: Array) -> float:
-        return float(values @ weight)
-
-    words = total(pair.words)
-    wer = {name: total(choice.errors) / words for name, choice in made.items()}
-    right = (made["routed"].strong == 1) == (pair.label == 1)
-    result = {f"wer_{name}": value for name, value in wer.items()}
-    result["strong_share"] = total(made["routed"].strong) / weight.sum()
-    result["positive_share"] = total(pair.label) / weight.sum()
-    result["accuracy"] = total(right) / weight.sum()
-    both = 0 < total(pair.label) < weight.sum()
-    result["auroc"] = float(roc_auc_score(pair.label, scores, sample_weight=weight)) if both else float("nan")
+    Parameters
+    ----------
+    weights : ndarray
+        Shape (draws, utterances); the figures have the shape (draws,).
+    """
+    routed = made["routed"]
+    right = (routed.strong == 1) == (pair.label == 1)
+    count, words = weights.sum(axis=1), weights @ pair.words
+    wer = {name: weights @ choice.errors / words for name, choice in made.items()}
     gap = wer["weak"] - wer["strong"]
-    result["wer_gap"] = gap
-    result["gap_recovered"] = (wer["weak"] - wer["routed"]) / gap if gap else float("nan")
+    result = {f"wer_{name}": value for name, value in wer.items()}
+    result |= {
+        "strong_share": weights @ routed.strong / count,
+        "positive_share": weights @ pair.label / count,
+        "accuracy": weights @ right / count,
+        "auroc": auroc(pair.label, scores, weights),
+        "wer_gap": gap,
+    }
+    with np.errstate(invalid="ignore", divide="ignore"):
+        result["gap_recovered"] = (wer["weak"] - wer["routed"]) / gap
     for currency in CURRENCIES:
-        reference = total(made["strong"].cost[currency])
+        reference = weights @ made["strong"].cost[currency]
         for name, choice in made.items():
-            result[f"{currency}_{name}"] = total(choice.cost[currency]) / reference
+            result[f"{currency}_{name}"] = weights @ choice.cost[currency] / reference
         result[f"saving_{currency}"] = 1 - result[f"{currency}_routed"]
     return result
+
+
+def auroc(label: Array, scores: Array, weights: Array) -> Array:
+    """Area under the ROC curve for each row of weights (draws, utterances); nan where there is one class.
+
+    scikit-learn's takes one row at a time, a thousand for a bootstrap.
+    """
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+    positive, negative = (
+        np.add.reduceat(weights[:, order] * (label[order] == value), starts, axis=1) for value in (1, 0)
+    )
+    below = np.cumsum(negative, axis=1) - negative / 2
+    with np.errstate(invalid="ignore"):
+        area: Array = (positive * below).sum(axis=1) / (positive.sum(axis=1) * negative.sum(axis=1))
+    return area
 
 
 def speaker_weights(speakers: Array, resamples: int, seed: int) -> Array:
@@ -157,21 +177,19 @@ def speaker_weights(speakers: Array, resamples: int, seed: int) -> Array:
 
 
 def with_intervals(
-    measure: Callable[[Array], dict[str, float]], speakers: Array, resamples: int, seed: int
+    measure: Callable[[Array], dict[str, Array]], speakers: Array, resamples: int, seed: int
 ) -> dict[str, dict[str, Any]]:
     """Value and 95 % interval of each figure; under 10 speakers the interval is 'too few'."""
-    point = measure(np.ones(len(speakers)))
+    point = {name: values[0] for name, values in measure(np.ones((1, len(speakers)))).items()}
     n = len(np.unique(speakers))
     if n < MIN_SPEAKERS:
         reason = f"too few: {n} speakers, an interval takes {MIN_SPEAKERS}"
         return {name: {"value": _rounded(value), "interval": reason} for name, value in point.items()}
-    drawn = [measure(weight) for weight in speaker_weights(speakers, resamples, seed)]
     result = {}
-    for name, value in point.items():
-        sample = np.array([draw[name] for draw in drawn])
+    for name, sample in measure(speaker_weights(speakers, resamples, seed)).items():
         sample = sample[np.isfinite(sample)]
         low, high = np.quantile(sample, [0.025, 0.975]) if sample.size else (float("nan"), float("nan"))
-        result[name] = {"value": _rounded(value), "interval": [_rounded(low), _rounded(high)]}
+        result[name] = {"value": _rounded(point[name]), "interval": [_rounded(low), _rounded(high)]}
     return result
 
 
@@ -186,7 +204,7 @@ def evaluate(
     strong = scores >= threshold
     made = choices(pair, strong, routed_cost(pair, strong, cascade, decider_macs))
     result: dict[str, Any] = with_intervals(
-        lambda weight: figures(pair, made, scores, weight), pair.speakers, resamples, seed
+        lambda weights: figures(pair, made, scores, weights), pair.speakers, resamples, seed
     )
     gap = result["wer_gap"]
     interval = gap["interval"]
@@ -207,10 +225,11 @@ def sweep(pair: Pair, scores: Array, cascade: bool, decider_macs: Array) -> pd.D
     rows = []
     for threshold in [np.inf, *np.unique(scores)[::-1]]:
         strong = scores >= threshold
-        made = choices(pair, strong, routed_cost(pair, strong, cascade, decider_macs))
-        values = figures(pair, made, scores, np.ones(len(scores)))
-        kept = ["strong_share", "wer_routed", *(f"{currency}_routed" for currency in CURRENCIES)]
-        rows.append({"threshold": threshold, **{name: values[name] for name in kept}})
+        cost = routed_cost(pair, strong, cascade, decider_macs)
+        errors = np.where(strong, pair.strong_errors, pair.weak_errors)
+        shares = {f"{c}_routed": cost[c].sum() / pair.strong[c].sum() for c in CURRENCIES}
+        row = {"strong_share": strong.mean(), "wer_routed": errors.sum() / pair.words.sum(), **shares}
+        rows.append({"threshold": threshold, **row})
     return pd.DataFrame(rows)
 
 

@@ -92,6 +92,31 @@ def test_numbers_as_ids_and_speakers_become_text(tmp_path):
     assert (row["id"], row["speaker"]) == ("7", "12")
 
 
+@pytest.mark.xfail(strict=True, reason="0 is taken for absent")
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_the_number_0_is_an_id_and_a_speaker(suffix, tmp_path):
+    path = write(tmp_path, suffix, [{"id": 0, "audio": "a.wav", "text": "x", "speaker": 0}])
+    row = table_rows(path, "talks", None, 0)[0]
+    assert (row["id"], row["speaker"]) == ("0", "0")
+
+
+@pytest.mark.xfail(strict=True, reason="a missing text of Parquet is NaN, which str() makes a word of")
+def test_a_missing_text_of_parquet_is_empty(tmp_path):
+    path = write(tmp_path, ".parquet", [{"audio": "a.wav", "text": "x"}, {"audio": "b.wav", "text": None}])
+    assert [row["text"] for row in table_rows(path, "talks", None, 0)] == ["x", ""]
+
+
+@pytest.mark.xfail(
+    strict=True, reason="splitlines() also cuts at separators that JSON allows inside a string"
+)
+@pytest.mark.parametrize("separator", ["\u2028", "\x85"])
+def test_only_a_newline_ends_a_line_of_jsonl(separator, tmp_path):
+    path = tmp_path / "table.jsonl"
+    row = {"audio": "a.wav", "text": f"one{separator}two"}
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\n")
+    assert read_table(path) == [row]
+
+
 def test_a_row_without_audio_is_kept_for_the_caller_to_name(tmp_path):
     path = write(tmp_path, ".csv", [{"id": "a", "audio": "", "text": "x"}, ROWS[0]])
     assert [row["audio"] for row in table_rows(path, "talks", None, 0)] == ["", str(tmp_path / "a.wav")]
@@ -134,14 +159,6 @@ def test_a_broken_line_is_refused_by_its_number(line, tmp_path):
     path.write_text(json.dumps(ROWS[0]) + "\n\n" + line + "\n")
     with pytest.raises(UserError, match=r"table\.jsonl, line 3: "):
         read_table(path)
-
-
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="float() of the table's text is not caught")
-@pytest.mark.parametrize("field", ["offset_s", "duration_s"])
-def test_a_time_that_is_no_number_is_refused_by_its_row(field, tmp_path):
-    path = write(tmp_path, ".csv", [{"id": "a", "audio": "a.wav", "text": "x", field: "soon"}])
-    with pytest.raises(UserError, match="soon"):
-        table_rows(path, "talks", None, 0)
 
 
 @pytest.mark.xfail(strict=True, raises=UnicodeDecodeError, reason="the table's encoding is not asked for")

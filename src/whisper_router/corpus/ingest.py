@@ -15,6 +15,7 @@ from whisper_router.corpus.options import Corpus, IngestOptions
 from whisper_router.corpus.splits import assign_splits, drop_shared_texts
 from whisper_router.corpus.tables import table_rows
 from whisper_router.errors import UserError
+from whisper_router.files import write_text
 from whisper_router.hashing import canonical_json
 from whisper_router.scoring import normalise
 
@@ -101,7 +102,7 @@ def ingest(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame, list[
     list of Rejected
         Rows left out: bad audio or text, a duplicate id, a text that stands in a split of higher priority.
     """
-    audio_dir.mkdir(parents=True, exist_ok=True)
+    write_text(audio_dir / "README", "Speech that ingest made; the audio of tables stays where it is.\n")
     rows: list[dict[str, Any]] = []
     rejected: list[Rejected] = []
     seen: set[str] = set()
