@@ -46,6 +46,9 @@ def _friendly(command: Callable[..., None]) -> Callable[..., None]:
         except UserError as error:
             print(f"whisper-router: {error}", file=sys.stderr)
             raise SystemExit(1) from error
+        except KeyboardInterrupt:
+            print("\nwhisper-router: stopped; the same command goes on from here", file=sys.stderr)
+            raise SystemExit(130) from None
 
     return wrapped
 
