@@ -14,6 +14,7 @@ import torch
 import whisper
 from whisper.model import ModelDimensions, Whisper
 
+from whisper_router import router
 from whisper_router.asr import reference
 from whisper_router.asr.arm import Arm
 from whisper_router.asr.load import load_arm
@@ -254,5 +255,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
     monkeypatch.setattr(Arm, "encode", counted_encode)
     monkeypatch.setattr(Arm, "decode", counted_decode)
     monkeypatch.setattr(whisper, "log_mel_spectrogram", counted_mel)
-    monkeypatch.setattr(reference, "load_arm", counted_load)
+    for module in (reference, router):
+        monkeypatch.setattr(module, "load_arm", counted_load)
     return made

@@ -89,7 +89,6 @@ def test_the_closure_of_several_modules_is_the_union(package):
     assert both == sorted({*import_closure("made_up.inner.lazy"), *import_closure("made_up.unused")})
 
 
-@pytest.mark.xfail(strict=True, reason="imports() reads the name of a relative import as an absolute one")
 def test_the_closure_follows_relative_imports(package):
     package({"made_up/relative.py": "from . import top\n"})
     assert "made_up.top" in import_closure("made_up.relative")

@@ -46,6 +46,7 @@ def load_audio(source: str | Path | bytes, max_seconds: float = MAX_SECONDS) -> 
         raise AudioError(f"{name}: empty")
     if size > MAX_BYTES:
         raise AudioError(f"{name}: {size} bytes, more than the limit of {MAX_BYTES}")
+    _refuse_short_wav(source, size, name)
     opened = io.BytesIO(source) if isinstance(source, bytes) else str(source)
     try:
         with av.open(opened, mode="r", metadata_errors="ignore") as container:
@@ -54,11 +55,25 @@ def load_audio(source: str | Path | bytes, max_seconds: float = MAX_SECONDS) -> 
         raise AudioError(f"{name}: not readable as audio ({error})") from error
 
 
+def _refuse_short_wav(source: str | Path | bytes, size: int, name: str) -> None:
+    """FFmpeg takes a WAV's duration from the file's size: compare it with the size that the header states."""
+    if isinstance(source, bytes):
+        head = source[:12]
+    else:
+        with Path(source).open("rb") as file:
+            head = file.read(12)
+    stated = int.from_bytes(head[4:8], "little") + 8
+    if head[:4] == b"RIFF" and head[8:] == b"WAVE" and size < stated < 0xFFFFFFFF:
+        raise AudioError(f"{name}: truncated, {size} bytes of the {stated} that its header states")
+
+
 def _decode(container: av.container.InputContainer, name: str, max_seconds: float) -> Audio:
     if not container.streams.audio:
         raise AudioError(f"{name}: holds no audio stream")
     stream = container.streams.audio[0]
     stated = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
+    if stated is None and container.duration and len(container.streams) == 1:
+        stated = container.duration / av.time_base  # Matroska states no duration for a stream
     resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
     chunks: list[np.ndarray] = []
     samples = 0

@@ -1,6 +1,7 @@
 """Great Expectations on manifest, labels and features: a failed expectation fails the stage by name."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 from whisper_router.corpus.options import SPLITS
 from whisper_router.errors import UserError
 from whisper_router.files import write_json
-from whisper_router.scoring import normalise
+from whisper_router.scoring import has_words, normalise
 
 
 class CheckFailedError(UserError):
@@ -85,7 +86,9 @@ def manifest_frame(manifest: pd.DataFrame) -> pd.DataFrame:
     """The manifest with what its checks read."""
     text = manifest["text"].map(normalise)
     return manifest.assign(
-        words=text.str.split().str.len(),
+        sha256=manifest["sha256"].fillna("none"),
+        duration_s=manifest["duration_s"].fillna(-1.0),  # missing values are left out of expectations
+        words=[len(words.split()) if has_words(words) else 0 for words in text],
         splits_of_speaker=manifest.groupby("speaker")["split"].transform("nunique"),
         splits_of_text=manifest.groupby(text)["split"].transform("nunique"),
     )
@@ -94,7 +97,7 @@ def manifest_frame(manifest: pd.DataFrame) -> pd.DataFrame:
 def labels_frame(labels: pd.DataFrame) -> pd.DataFrame:
     """The labels with what their checks read."""
     return labels.assign(
-        worst_wer=labels[["wer_weak", "wer_strong"]].max(axis=1, skipna=False),
+        worst_wer=labels[["wer_weak", "wer_strong"]].max(axis=1, skipna=False).fillna(-1.0),
         classes_in_split=labels.groupby("split")["label"].transform("nunique"),
     )
 
@@ -102,7 +105,7 @@ def labels_frame(labels: pd.DataFrame) -> pd.DataFrame:
 def features_frame(features: Mapping[str, np.ndarray], ids: Sequence[str]) -> pd.DataFrame:
     """A row an utterance: is it labelled, finite, of the right shape."""
     shapes = {id_: feature.shape for id_, feature in features.items()}
-    width = next(iter(shapes.values()))[1:] if shapes else ()
+    width = Counter(shape[1:] for shape in shapes.values()).most_common(1)[0][0] if shapes else ()
     return pd.DataFrame(
         {
             "id": id_,
@@ -159,8 +162,10 @@ def run_checks(
         check = by_name[result.expectation_config.meta["name"]]
         found = result.result.get("unexpected_index_list") or []
         examples = tuple(sorted(str(row["id"]) for row in found)[:5])
-        if not result.success and not examples and "observed_value" in result.result:
-            examples = (f"observed {result.result['observed_value']}",)
+        if not result.success and not examples:
+            missing = sorted(map(str, result.result.get("partial_missing_list") or []))
+            unknown = sorted(map(str, result.result.get("partial_unexpected_list") or []))
+            examples = tuple([f"no {name}" for name in missing] + [f"unknown {name}" for name in unknown])
         count = int(result.result.get("unexpected_count") or 0)
         if result.exception_info.get("raised_exception"):
             examples = (str(result.exception_info.get("exception_message")),)

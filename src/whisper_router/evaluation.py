@@ -208,9 +208,15 @@ def evaluate(
     )
     gap = result["wer_gap"]
     interval = gap["interval"]
-    if isinstance(interval, list) and interval[0] <= 0 <= interval[1]:
-        reason = f"the interval of WER_weak - WER_strong, {interval[0]:.4f} to {interval[1]:.4f}, holds 0"
+    if isinstance(interval, list) and interval[0] <= 0:
+        holds = "holds 0" if interval[1] >= 0 else "is below 0: the weak arm is the better"
+        span = f"{interval[0]:.4f} to {interval[1]:.4f}"
+        reason = f"the interval of WER_weak - WER_strong, {span}, {holds}"
         result["gap_recovered"] = {"value": None, "reason": reason}
+    reasons = {"gap_recovered": "both arms have the same WER", "auroc": "the split holds one class only"}
+    for name, reason in reasons.items():
+        if result[name]["value"] is None:
+            result[name] = {"value": None, "reason": result[name].get("reason", reason)}
     result["counts"] = {
         "utterances": len(scores),
         "speakers": pair.n_speakers,

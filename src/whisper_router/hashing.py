@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+import time
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,7 +37,7 @@ def folder_sha256(folder: Path) -> str:
 def unit_interval(*parts: str) -> float:
     """A number in [0, 1) that depends on the parts alone, evenly spread over parts."""
     text = "\x1f".join(parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
+    return (int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 11) / 2**53
 
 
 @cache
@@ -49,6 +50,20 @@ def module_path(module: str) -> Path | None:
     return Path(spec.origin) if spec and spec.origin else None
 
 
+def _parse(path: Path) -> ast.Module:
+    """The syntax tree of a source file.
+
+    CPython before 3.13 counts recursion over all threads and may fail while another thread parses too
+    (https://github.com/python/cpython/issues/106905): then again.
+    """
+    for _ in range(20):
+        try:
+            return ast.parse(path.read_text())
+        except SystemError:
+            time.sleep(0.05)
+    return ast.parse(path.read_text())
+
+
 @cache
 def imports(module: str) -> frozenset[str]:
     """The project's modules that a module's source imports, anywhere in it."""
@@ -56,12 +71,15 @@ def imports(module: str) -> frozenset[str]:
     if path is None:
         raise ModuleNotFoundError(module)
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(_parse(path)):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            name = ".".join([*parents, *([node.module] if node.module else [])])
+            names.add(name)
+            names.update(f"{name}.{alias.name}" for alias in node.names)
     return frozenset(name for name in names if name.split(".")[0] in PACKAGES and module_path(name))
 
 
@@ -100,5 +118,5 @@ def code_hash(*modules: str) -> str:
         path = module_path(module)
         if path is None:
             raise ModuleNotFoundError(module)
-        trees[module] = ast.dump(_without_docstrings(ast.parse(path.read_text())))
+        trees[module] = ast.dump(_without_docstrings(_parse(path)))
     return digest(trees)

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -18,6 +18,7 @@ from whisper_router.files import write_text
 from whisper_router.policy.options import PolicyOptions
 
 PARAMS = Path("params.yaml")
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]  # names a file
 
 
 class ParamsError(UserError):
@@ -58,7 +59,7 @@ class EvaluateOptions(_Strict):
     """How the test split is judged."""
 
     bootstrap: int = Field(1000, ge=100, description="speaker resamples for an interval")
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     verify: int = Field(12, ge=1, description="test utterances that the packaged Router transcribes itself")
 
 
@@ -68,9 +69,9 @@ class Params(_Strict):
     ingest: IngestOptions
     arms: Arms = Arms()
     runtime: Runtime = Runtime()
-    extractors: dict[str, Extractor] = Field(min_length=1)
-    deciders: dict[str, DeciderOptions] = Field(min_length=1)
-    policies: dict[str, PolicyOptions] = Field(min_length=1)
+    extractors: dict[Name, Extractor] = Field(min_length=1)
+    deciders: dict[Name, DeciderOptions] = Field(min_length=1)
+    policies: dict[Name, PolicyOptions] = Field(min_length=1)
     router: RouterOptions
     evaluate: EvaluateOptions = EvaluateOptions()
 
@@ -130,8 +131,12 @@ def set_params(assignments: Sequence[str], path: Path = PARAMS) -> None:
     ParamsError
         An assignment without ``=``, or a result that is not valid; the file stays as it was.
     """
+    if not path.is_file():
+        raise ParamsError(f"{path.absolute()}: no such file; run from the project's folder")
     yaml = YAML()
-    yaml.width = 120
+    yaml.width = 4096  # no line that nobody set is broken
+    yaml.preserve_quotes = True
+    yaml.indent(mapping=2, sequence=4, offset=2)
     document = yaml.load(path.read_text())
     for assignment in assignments:
         key, separator, text = assignment.partition("=")

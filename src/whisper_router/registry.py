@@ -13,10 +13,8 @@ from typing import Any
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
 
 from whisper_router.asr.reference import arm_references
-from whisper_router.asr.weights import find_checkpoint
 from whisper_router.errors import UserError
 from whisper_router.files import read_json
 from whisper_router.hashing import file_sha256
@@ -80,7 +78,7 @@ def _router(embed: bool) -> Iterator[Path]:
         shutil.copytree(ROUTER, folder)
         (folder / WEIGHTS).mkdir()
         for arm, reference in arm_references(read_json(ARMS)).items():
-            shutil.copy(find_checkpoint(reference.model).path, folder / WEIGHTS / f"{arm}.pt")
+            shutil.copy(reference.checkpoint().path, folder / WEIGHTS / f"{arm}.pt")
         yield folder
 
 
@@ -105,22 +103,28 @@ def register(alias: bool = False, embed_weights: bool = False) -> Registered:
     use_registry()
     client = MlflowClient()
     lock = file_sha256(LOCK)
-    known = client.search_model_versions(f"name='{MODEL}' and tags.dvc_lock_sha256='{lock}'")
+    weights = "embedded" if embed_weights else "referenced"
+    known = client.search_model_versions(
+        f"name='{MODEL}' and tags.dvc_lock_sha256='{lock}' and tags.weights='{weights}'"
+    )
     if known:
         newest = max(known, key=lambda entry: int(entry.version))
-        return Registered(newest.version, newest.run_id, False, _set_alias(client, newest.version, alias))
-    found = client.get_experiment_by_name(EXPERIMENT)
+        found = str(newest.version)
+        return Registered(found, newest.run_id, False, _set_alias(client, found, alias))
+    experiment = client.get_experiment_by_name(EXPERIMENT)
     artifacts = Path("mlruns/artifacts").absolute().as_uri()
-    experiment = (
-        found.experiment_id if found else client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+    experiment_id = (
+        experiment.experiment_id
+        if experiment
+        else client.create_experiment(EXPERIMENT, artifact_location=artifacts)
     )
-    tags = {"dvc_lock_sha256": lock, "git_commit": _git("rev-parse", "HEAD") or "none"}
+    tags = {"dvc_lock_sha256": lock, "weights": weights, "git_commit": _git("rev-parse", "HEAD") or "none"}
     tags["git_dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
     if is_demo(load_params()):
         tags["mlflow.note.content"] = DEMO_NOTE
     with (
         _router(embed_weights) as router,
-        mlflow.start_run(experiment_id=experiment, run_name=f"router-{lock[:8]}", tags=tags) as run,
+        mlflow.start_run(experiment_id=experiment_id, run_name=f"router-{lock[:8]}", tags=tags) as run,
     ):
         run_id = run.info.run_id
         params = [Param(key, value) for key, value in _flat(load_params().model_dump(mode="json")).items()]
@@ -143,16 +147,14 @@ def register(alias: bool = False, embed_weights: bool = False) -> Registered:
             metadata={"dvc_lock_sha256": lock},
         )
     created = mlflow.register_model(info.model_uri, MODEL, tags=tags)
-    return Registered(created.version, run_id, True, _set_alias(client, created.version, alias))
+    made = str(created.version)
+    return Registered(made, run_id, True, _set_alias(client, made, alias))
 
 
 def _set_alias(client: MlflowClient, model_version: str, wanted: bool) -> bool:
-    """Set or keep the alias; say whether it stands on this version."""
-    try:
-        current = client.get_model_version_by_alias(MODEL, CHAMPION).version
-    except MlflowException:
-        current = None
+    """Set the alias where there is none or it is wanted; say whether it stands on this version."""
+    current = client.get_registered_model(MODEL).aliases.get(CHAMPION)
     if wanted or current is None:
         client.set_registered_model_alias(MODEL, CHAMPION, model_version)
         return True
-    return bool(current == model_version)
+    return str(current) == model_version

@@ -1,6 +1,6 @@
 """The router: arms, extractor, decider and policy in one object, the same for evaluation and serving."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,11 +8,14 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 
 from whisper_router.asr.arm import Arm, Encoding
 from whisper_router.asr.decoding import Hypothesis
+from whisper_router.asr.load import load_arm
 from whisper_router.asr.reference import ArmReference
+from whisper_router.asr.weights import Checkpoint
 from whisper_router.audio import SAMPLE_RATE, Audio, AudioError, load_audio, windows
 from whisper_router.decider.registry import Decider, decider_sha256, load_decider
 from whisper_router.errors import UserError
@@ -86,10 +89,14 @@ class Router:
     """
 
     def __init__(
-        self, description: RouterDescription, decider: Decider, policy: Policy, weights: Path
+        self,
+        description: RouterDescription,
+        decider: Decider,
+        policy: Policy,
+        checkpoints: Mapping[ArmName, Checkpoint],
     ) -> None:
         self.description, self.decider, self.policy = description, decider, policy
-        self._weights = weights
+        self._checkpoints = checkpoints
 
     @classmethod
     def load(cls, source: str | Path) -> "Router":
@@ -99,6 +106,8 @@ class Router:
         ------
         RouterMismatchError
             A part does not match what the policy was calibrated for; the message says which.
+        UserError
+            A file is missing or damaged, or a checkpoint is not to be had.
         """
         if str(source).startswith("models:/"):
             from whisper_router.serving.uri import router_folder
@@ -108,9 +117,12 @@ class Router:
             folder = Path(source)
         if not (folder / "router.json").is_file():
             raise UserError(f"{folder} holds no router.json; run `whisper-router run` to package a router")
-        description = RouterDescription.model_validate(read_json(folder / "router.json"))
-        policy = Policy.model_validate(read_json(folder / "policy.json"))
-        decider, _ = load_decider(folder / "decider")
+        try:
+            description = RouterDescription.model_validate(read_json(folder / "router.json"))
+            policy = Policy.model_validate(read_json(folder / "policy.json"))
+            decider, _ = load_decider(folder / "decider")
+        except (ValidationError, SafetensorError, KeyError, RuntimeError) as error:
+            raise UserError(f"{folder} is damaged; package it again: {error}") from error
         found = {
             "weak_arm": digest(description.weak.spec()),
             "strong_arm": digest(description.strong.spec()),
@@ -124,17 +136,21 @@ class Router:
                 f"{folder}: policy {policy.name!r} was calibrated for another {', '.join(differing)}; "
                 "run calibrate and package again"
             )
-        return cls(description, decider, policy, folder / WEIGHTS)
+        checkpoints: dict[ArmName, Checkpoint] = {
+            "weak": description.weak.checkpoint(folder / WEIGHTS / "weak.pt"),
+            "strong": description.strong.checkpoint(folder / WEIGHTS / "strong.pt"),
+        }
+        return cls(description, decider, policy, checkpoints)
 
     @cached_property
     def weak(self) -> Arm:
         """The weak arm, loaded at first use."""
-        return self.description.weak.load(self._weights / "weak.pt")
+        return load_arm(self._checkpoints["weak"], self.description.weak.decode)
 
     @cached_property
     def strong(self) -> Arm:
         """The strong arm, loaded at first use."""
-        return self.description.strong.load(self._weights / "strong.pt")
+        return load_arm(self._checkpoints["strong"], self.description.strong.decode)
 
     def decide(self, audio: Sequence[str | Path | bytes], threshold: float | None = None) -> list[Decision]:
         """Score each utterance without transcribing; a bad file fails its own row."""

@@ -40,9 +40,12 @@ def _script(name: str) -> str:
     return found
 
 
-def _stop_children() -> None:
-    """End every process that this one has started, and theirs."""
-    children = psutil.Process().children(recursive=True)
+def _children() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
+def _stop(children: set[psutil.Process]) -> None:
+    """End processes, gently first."""
     for child in children:
         with suppress(psutil.NoSuchProcess):
             child.terminate()
@@ -66,7 +69,8 @@ def prefect_server() -> Iterator[str]:
     home.mkdir(parents=True, exist_ok=True)
     log = home / "server.log"
     command = [_script("prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
-    previous = signal.signal(signal.SIGTERM, _raise_exit)
+    before = _children()
+    previous = {number: signal.signal(number, _raise_exit) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         with log.open("w") as output:
             server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
@@ -83,8 +87,9 @@ def prefect_server() -> Iterator[str]:
                 time.sleep(0.3)
         yield url
     finally:
-        _stop_children()
-        signal.signal(signal.SIGTERM, previous)
+        _stop(_children() - before)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def run() -> None:

@@ -24,6 +24,11 @@ def normalise(text: str) -> str:
     return str(_normaliser()(text)).strip()
 
 
+def has_words(text: str) -> bool:
+    """Whether anything is left to score after normalisation; the normaliser keeps the dots of an ellipsis."""
+    return any(character.isalnum() for character in normalise(text))
+
+
 @dataclass(frozen=True)
 class WordErrors:
     """Edit counts of one hypothesis against one reference, in words after normalisation."""
@@ -55,8 +60,8 @@ def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> list[Wo
     if not references:
         return []
     normalised = [normalise(text) for text in references]
-    for raw, text in zip(references, normalised, strict=True):
-        if not text:
+    for raw in references:
+        if not has_words(raw):
             raise UserError(f"reference {raw!r} has no words after normalisation; leave the utterance out")
     output = jiwer.process_words(normalised, [normalise(text) for text in hypotheses])
     counts = []

@@ -55,6 +55,20 @@ def test_greedy_batch_equals_openai_whisper(arms, full, vocabulary, limit):
         assert hypothesis.temperature == expected.temperature == 0.0
 
 
+@torch.inference_mode()
+def test_a_text_never_begins_with_its_end(make_arm, full):
+    arm, spectrogram = make_arm("english"), full[0][0]
+    options = DecodingOptions(language="en", without_timestamps=True, fp16=False, sample_len=9)
+    first = whisper.decode(arm.model, spectrogram, options).tokens[0]
+    embedding = arm.model.decoder.token_embedding.weight
+    embedding[arm.tokenizer.eot] = 2 * embedding[first]
+    expected = whisper.decode(arm.model, spectrogram, options)
+    (made,) = run(arm, arm.encode(spectrogram[None]).states[-1], [9])
+    assert expected.tokens[0] == first
+    assert (made.text, made.tokens) == (expected.text, len(expected.tokens))
+    assert made.avg_logprob == pytest.approx(expected.avg_logprob, abs=1e-3)
+
+
 def test_the_random_models_end_at_different_lengths_and_hear_speech(arms, full):
     for name, arm in arms.items():
         made = run(arm, full[1][name], [60] * len(full[0]))

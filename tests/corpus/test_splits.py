@@ -71,9 +71,6 @@ def test_no_speaker_of_an_official_split_is_in_two_splits(official, rows):
     assert all(len(found) == 1 for found in splits_of(frame, result).values())
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a row without an official split is placed by speaker although its speaker has one"
-)
 def test_a_speaker_with_an_official_split_on_some_rows_has_it_on_all():
     known = [speaker for speaker in map(str, range(100)) if split_by_speaker(speaker, OPTIONS) == "test"][:5]
     frame = corpus([*known, *known, "other"], ["train"] * 5 + [None] * 5 + ["dev"])

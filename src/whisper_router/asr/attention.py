@@ -39,7 +39,12 @@ class StepDecoder:
         return out
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Run tokens of shape (batch, n) after those before; return states of shape (batch, n, width)."""
+        """Run tokens of shape (batch, n) after those before; return states of shape (batch, n, width).
+
+        Several at once only at the start: the causal mask begins there.
+        """
+        if self._position and tokens.shape[1] > 1:
+            raise ValueError("after the prompt, tokens are run one at a time")
         start, end = self._position, self._position + tokens.shape[1]
         decoder = self._decoder
         x = decoder.token_embedding(tokens) + decoder.positional_embedding[start:end]

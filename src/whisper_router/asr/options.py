@@ -1,6 +1,6 @@
 """Decode options of an arm: part of its identity."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ENCODER_FRAMES = 1500  # encoder frames of 30 s: 20 ms each
 SAMPLES_PER_FRAME = 320
@@ -26,6 +26,12 @@ class DecodeOptions(BaseModel):
     temperatures: tuple[float, ...] = Field((0.0, 0.2, 0.4, 0.6, 0.8, 1.0), min_length=1)
     compression_ratio_threshold: float = Field(2.4, gt=1)
     logprob_threshold: float = Field(-1.0, lt=0)
+
+    @model_validator(mode="after")
+    def _greedy_first(self) -> "DecodeOptions":
+        if self.temperatures[0] != 0 or list(self.temperatures) != sorted(set(self.temperatures)):
+            raise ValueError(f"temperatures {self.temperatures}: start with 0.0 and rise")
+        return self
 
     def context(self, samples: int) -> int:
         """Encoder frames for that many samples at 16 kHz: a function of the utterance alone."""

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from whisper_router.asr.arm import Arm, arm_spec
 from whisper_router.asr.load import load_arm
 from whisper_router.asr.options import DecodeOptions
-from whisper_router.asr.weights import find_checkpoint
+from whisper_router.asr.weights import Checkpoint, find_checkpoint
 from whisper_router.errors import UserError
 
 
@@ -26,21 +26,25 @@ class ArmReference(BaseModel):
         """What a policy is bound to."""
         return arm_spec(self.sha256, self.decode)
 
-    def load(self, embedded: Path | None = None) -> Arm:
-        """Load the arm, from a file beside the router where there is one.
+    def checkpoint(self, embedded: Path | None = None) -> Checkpoint:
+        """Find the arm's checkpoint; a file beside the router goes first.
 
         Raises
         ------
         UserError
-            The checkpoint that this machine has under the name holds other weights.
+            No checkpoint, or the one that this machine has under the name holds other weights.
         """
-        checkpoint = find_checkpoint(str(embedded) if embedded and embedded.is_file() else self.model)
-        if checkpoint.sha256 != self.sha256:
+        found = find_checkpoint(str(embedded) if embedded and embedded.is_file() else self.model)
+        if found.sha256 != self.sha256:
             raise UserError(
-                f"{checkpoint.path}: holds weights {checkpoint.sha256[:12]}, not the {self.sha256[:12]} that "
-                f"were asked for; put the right {self.model} there"
+                f"{found.path}: holds weights {found.sha256[:12]}, not the {self.sha256[:12]} that were "
+                f"asked for; put the right {self.model} there"
             )
-        return load_arm(checkpoint, self.decode)
+        return found
+
+    def load(self) -> Arm:
+        """Load the arm."""
+        return load_arm(self.checkpoint(), self.decode)
 
 
 def arm_references(arms: Mapping[str, Mapping[str, object]]) -> dict[str, ArmReference]:

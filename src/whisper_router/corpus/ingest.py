@@ -1,5 +1,6 @@
 """Corpora -> manifest: every audio decoded once, every bad row named, every row given a split."""
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from whisper_router.corpus.tables import table_rows
 from whisper_router.errors import UserError
 from whisper_router.files import write_text
 from whisper_router.hashing import canonical_json
-from whisper_router.scoring import normalise
+from whisper_router.scoring import has_words
 
 COLUMNS = (
     "id",
@@ -64,7 +65,7 @@ def _rows(corpus: Corpus, root: Path, audio_dir: Path) -> list[dict[str, Any]]:
 
 def _probe(row: dict[str, Any], options: IngestOptions) -> dict[str, Any] | str:
     """The row with what its audio says, or the reason to reject it."""
-    if not normalise(row["text"]):
+    if not has_words(row["text"]):
         return f"text {row['text']!r} is empty after normalisation"
     if not row["audio"]:
         return "names no audio"
@@ -72,19 +73,32 @@ def _probe(row: dict[str, Any], options: IngestOptions) -> dict[str, Any] | str:
         audio = load_audio(row["audio"])
     except AudioError as error:
         return str(error)
-    start = round(row["offset_s"] * SAMPLE_RATE)
-    wanted = audio.size - start if row["duration_s"] is None else round(row["duration_s"] * SAMPLE_RATE)
+    offset, length = row["offset_s"], row["duration_s"]
+    for name, value, low in (
+        ("offset_s", offset, 0),
+        ("duration_s", 1.0 if length is None else length, 1 / SAMPLE_RATE),
+    ):
+        if not isinstance(value, float) or not low <= value < math.inf:
+            return f"{name} {row[name]!r} is not a number of seconds"
+    start = round(offset * SAMPLE_RATE)
+    wanted = audio.size - start if length is None else round(length * SAMPLE_RATE)
     segment = audio[start : start + wanted]
     if segment.size < wanted - SAMPLE_RATE // 10:
         end = audio.size / SAMPLE_RATE
-        return f"the segment from {row['offset_s']:g} s goes beyond the audio's end at {end:.2f} s"
+        return f"the segment from {offset:g} s goes beyond the audio's end at {end:.2f} s"
     duration = segment.size / SAMPLE_RATE
     if not options.min_duration_s <= duration <= options.max_duration_s:
         bounds = f"{options.min_duration_s:g} to {options.max_duration_s:g} s"
         return f"duration {duration:.2f} s is outside ingest's bounds of {bounds}"
     with av.open(row["audio"]) as container:
         rate = container.streams.audio[0].rate
-    return {**row, "duration_s": duration, "sample_rate": rate, "sha256": audio_sha256(segment)}
+    return {
+        **row,
+        "offset_s": offset,
+        "duration_s": duration,
+        "sample_rate": rate,
+        "sha256": audio_sha256(segment),
+    }
 
 
 def ingest(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame, list[Rejected]]:
@@ -103,30 +117,23 @@ def ingest(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame, list[
         Rows left out: bad audio or text, a duplicate id, a text that stands in a split of higher priority.
     """
     write_text(audio_dir / "README", "Speech that ingest made; the audio of tables stays where it is.\n")
-    rows: list[dict[str, Any]] = []
     rejected: list[Rejected] = []
-    seen: set[str] = set()
-    for corpus in options.corpora:
-        for row in _rows(corpus, Path(options.root), audio_dir):
-            if row["id"] in seen:
-                rejected.append(
-                    Rejected(row["corpus"], row["id"], row["audio"], "duplicate id: the first is kept")
-                )
-            else:
-                seen.add(row["id"])
-                rows.append(row)
-    kept: list[dict[str, Any]] = []
+    rows = [row for corpus in options.corpora for row in _rows(corpus, Path(options.root), audio_dir)]
+    kept: dict[str, dict[str, Any]] = {}
     with ThreadPoolExecutor() as pool:
         probes = pool.map(lambda row: _probe(row, options), rows)
         for row, probe in zip(rows, tqdm(probes, "ingest: decode", total=len(rows), unit="utt"), strict=True):
             if isinstance(probe, str):
                 rejected.append(Rejected(row["corpus"], row["id"], row["audio"], probe))
+            elif row["id"] in kept:
+                reason = "duplicate id: the first is kept"
+                rejected.append(Rejected(row["corpus"], row["id"], row["audio"], reason))
             else:
-                kept.append(probe)
+                kept[row["id"]] = probe
     if not kept:
         reasons = "; ".join(f"{row.id}: {row.reason}" for row in rejected[:3])
         raise UserError(f"no usable utterance among {len(rows)} of ingest.corpora: {reasons}")
-    manifest = pd.DataFrame(kept).sort_values("id", ignore_index=True)
+    manifest = pd.DataFrame(kept.values()).sort_values("id", ignore_index=True)
     alone = manifest["speaker"].isna()  # an unknown speaker is a group a recording
     manifest["speaker"] = manifest["corpus"] + "/" + manifest["speaker"].where(~alone, manifest["audio"])
     parts = [assign_splits(part, options.splits) for _, part in manifest.groupby("corpus")]

@@ -30,7 +30,7 @@ def assign_splits(corpus: pd.DataFrame, splits: Splits) -> pd.Series:
     a warning.
     """
     name = corpus["corpus"].iloc[0]
-    official = corpus["split"]
+    official = corpus["split"].fillna(corpus.groupby("speaker")["split"].transform("first"))
     unknown = sorted(set(official.dropna()) - set(SPLITS))
     if unknown:
         raise UserError(f"corpus {name}: split {unknown[0]!r} is none of {', '.join(SPLITS)}")
@@ -47,7 +47,8 @@ def assign_splits(corpus: pd.DataFrame, splits: Splits) -> pd.Series:
         if wanted in present:
             continue
         source = "dev" if wanted == "calibration" and "dev" in present else "train"
-        share = 0.5 if source == "dev" else float(getattr(splits, wanted)) / (1 - splits.test)
+        left = 1 - splits.test - (splits.calibration if wanted == "dev" else 0.0)
+        share = 0.5 if source == "dev" else float(getattr(splits, wanted)) / left
         carved = corpus["speaker"].map(lambda speaker, w=wanted: unit_interval(splits.salt, w, speaker))
         result = result.mask((result == source) & (carved < share), wanted)
     return result

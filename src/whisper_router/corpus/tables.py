@@ -34,6 +34,18 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such table; set ingest.root and the corpus's path in params.yaml")
+    try:
+        rows = _read(path)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error})") from error
+    present = {key for row in rows for key in row}
+    for column in ("audio", "text"):
+        if column not in present:
+            raise UserError(f"{path}: has no column {column!r}, only {sorted(present)}")
+    return rows
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".jsonl":
         rows = _read_jsonl(path)
     elif path.suffix in (".csv", ".tsv"):
@@ -50,16 +62,27 @@ def read_table(path: Path) -> list[dict[str, Any]]:
         ]
     else:
         raise UserError(f"{path}: {path.suffix!r} is none of .jsonl, .csv, .tsv, .parquet")
-    present = {key for row in rows for key in row}
-    for column in ("audio", "text"):
-        if column not in present:
-            raise UserError(f"{path}: has no column {column!r}, only {sorted(present)}")
     return rows
+
+
+def _text(value: Any) -> str | None:
+    """A cell as text; None where it is missing or empty. 0 is neither."""
+    if value is None or value == "" or (pd.api.types.is_scalar(value) and pd.isna(value)):
+        return None
+    return str(value)
+
+
+def _number(value: Any) -> Any:
+    """A cell as a number; as it is where it is none: ingest rejects its row."""
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        return value
 
 
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if line.strip():
             try:
                 row = json.loads(line)
@@ -71,6 +94,12 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _segment(audio: str, raw: dict[str, Any]) -> str:
+    """The id of a row without one: its audio, and where in it a segment starts."""
+    offset = _text(raw.get("offset_s"))
+    return audio if offset is None else f"{audio}@{offset}"
+
+
 def table_rows(path: Path, corpus: str, sample: int | None, seed: int) -> list[dict[str, Any]]:
     """Rows of a table as the manifest wants them: audio beside the table, other columns as tags.
 
@@ -78,21 +107,21 @@ def table_rows(path: Path, corpus: str, sample: int | None, seed: int) -> list[d
     """
     rows = []
     for raw in read_table(path):
-        audio = str(raw.get("audio") or "")
+        audio = _text(raw.get("audio")) or ""
         tags = {key: str(value) for key, value in raw.items() if key not in KNOWN}
         given = raw.get("tags")
         if isinstance(given, dict):
             tags |= {str(key): str(value) for key, value in given.items()}
         rows.append(
             {
-                "id": str(raw.get("id") or audio),
+                "id": _text(raw.get("id")) or _segment(audio, raw),
                 "audio": (path.parent / audio).as_posix() if audio else "",
-                "offset_s": float(raw.get("offset_s") or 0.0),
-                "duration_s": float(raw["duration_s"]) if raw.get("duration_s") else None,
-                "text": str(raw.get("text") or ""),
+                "offset_s": _number(raw.get("offset_s", 0.0)),
+                "duration_s": _number(raw.get("duration_s")),
+                "text": _text(raw.get("text")) or "",
                 "corpus": str(raw.get("corpus") or corpus),
-                "speaker": str(raw["speaker"]) if raw.get("speaker") else None,
-                "split": str(raw["split"]) if raw.get("split") else None,
+                "speaker": _text(raw.get("speaker")),
+                "split": _text(raw.get("split")),
                 "language": str(raw.get("language") or "en"),
                 "tags": canonical_json(tags),
             }

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from whisper_router.decider.options import SCORE_DECIMALS, MlpOptions
+from whisper_router.errors import UserError
 
 CURVE_X = "epoch"
 
@@ -92,6 +93,8 @@ class MlpDecider:
             if dev_loss < best_loss:
                 best_loss = dev_loss
                 best = {key: value.clone() for key, value in network.state_dict().items()}
+        if best_loss == float("inf"):
+            raise UserError("no epoch gave a finite dev loss: the features are not finite")
         network.load_state_dict(best)
         return cls(network), curve
 

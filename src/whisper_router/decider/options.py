@@ -14,7 +14,9 @@ class LogisticOptions(BaseModel):
 
     kind: Literal["logistic"]
     extractor: str
-    c: tuple[float, ...] = Field((0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0), min_length=1)
+    c: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0), min_length=1
+    )
 
 
 class MlpOptions(BaseModel):

@@ -22,20 +22,21 @@ def write_features(
     with replacing_folder(folder) as temporary:
         index: list[dict[str, object]] = []
         pending: list[np.ndarray] = []
-        shard = start = 0
+        shard = start = size = 0
 
         def flush() -> None:
-            nonlocal shard, start
+            nonlocal shard, start, size
             if pending:
                 np.save(temporary / f"shard-{shard:05d}.npy", np.concatenate(pending), allow_pickle=False)
                 pending.clear()
-                shard, start = shard + 1, 0
+                shard, start, size = shard + 1, 0, 0
 
         for utterance, feature in rows:
             index.append({"id": utterance, "shard": shard, "start": start, "frames": len(feature)})
             pending.append(feature)
             start += len(feature)
-            if sum(array.nbytes for array in pending) >= shard_bytes:
+            size += feature.nbytes
+            if size >= shard_bytes:
                 flush()
         flush()
         columns = ["id", "shard", "start", "frames"]

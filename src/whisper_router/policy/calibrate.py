@@ -60,7 +60,8 @@ def share_threshold(scores: np.ndarray, share: float) -> float:
         return NEVER_STRONG
     if strong == len(ordered):
         return 0.0
-    return float((ordered[strong - 1] + ordered[strong]) / 2)
+    middle = float((ordered[strong - 1] + ordered[strong]) / 2)
+    return middle if middle > ordered[strong] else float(ordered[strong - 1])
 
 
 def choose_threshold(options: PolicyOptions, scores: np.ndarray) -> tuple[float, float]:

@@ -20,7 +20,10 @@ class RouterModel(PythonModel):
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """A row an utterance: text, model, score, threshold, error."""
-        made = self.router.transcribe([bytes(audio) for audio in model_input["audio"]])
+        audio = [
+            bytes(a) if isinstance(a, bytes | bytearray | memoryview) else b"" for a in model_input["audio"]
+        ]
+        made = self.router.transcribe(audio)
         columns = ("text", "model", "score", "threshold", "error")
         return pd.DataFrame({name: [getattr(row, name) for row in made] for name in columns})
 

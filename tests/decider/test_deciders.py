@@ -1,0 +1,212 @@
+"""Every decider learns what can be learnt, is the same after a reload, and judges each utterance alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from sklearn.metrics import log_loss, roc_auc_score
+
+from whisper_router.decider.curve import draw_curve
+from whisper_router.decider.options import DeciderOptions, LogisticOptions, MlpOptions
+from whisper_router.decider.registry import (
+    DESCRIPTION,
+    KINDS,
+    WEIGHTS,
+    Decider,
+    decider_sha256,
+    load_decider,
+    save_decider,
+)
+from whisper_router.errors import UserError
+from whisper_router.files import read_json
+
+LAYERS, WIDTH = 3, 6
+OPTIONS: dict[str, DeciderOptions] = {
+    "logistic": LogisticOptions(kind="logistic", extractor="toy"),
+    "mlp": MlpOptions(kind="mlp", extractor="toy", epochs=15, hidden=16, learning_rate=0.01),
+}
+IDENTITY: dict[str, object] = {"options": {"kind": "encoder"}}
+Data = tuple[list[np.ndarray], np.ndarray]
+
+
+def problem(size: int, seed: int, noise: float = 1.0) -> Data:
+    """Utterances of different lengths whose label shows in the mean of one number of one layer."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(size) % 2
+    features = []
+    for label in labels:
+        feature = random.standard_normal((random.integers(5, 20), LAYERS, WIDTH)) * noise
+        feature[:, 1, 2] += 2.0 * label - 1.0
+        features.append(feature.astype(np.float16))
+    return features, labels
+
+
+@dataclass(frozen=True)
+class Trained:
+    options: DeciderOptions
+    decider: Decider
+    curve: list[dict[str, float]]
+
+
+@pytest.fixture(scope="module")
+def data() -> dict[str, Data]:
+    return {name: problem(size, seed) for seed, (name, size) in enumerate({"train": 160, "dev": 60}.items())}
+
+
+@pytest.fixture(scope="module", params=list(OPTIONS))
+def trained(request: pytest.FixtureRequest, data: dict[str, Data]) -> Trained:
+    options = OPTIONS[request.param]
+    return Trained(options, *KINDS[options.kind].fit(options, data["train"], data["dev"]))
+
+
+def saved(trained: Trained, folder: Path) -> Path:
+    save_decider(folder, trained.decider, trained.options, IDENTITY)
+    return folder
+
+
+def test_every_kind_of_options_has_its_decider():
+    assert set(KINDS) == set(OPTIONS)
+
+
+def test_a_separable_problem_is_learnt(trained):
+    features, labels = problem(200, seed=7)
+    scores = trained.decider.score(features)
+    assert roc_auc_score(labels, scores) > 0.9
+    assert scores.shape == (200,)
+    assert ((scores >= 0) & (scores <= 1)).all()
+    np.testing.assert_array_equal(scores, np.round(scores, 6))
+
+
+def test_what_cannot_be_learnt_is_not(data, trained):
+    features, _ = problem(200, seed=8)
+    labels = np.random.default_rng(0).integers(0, 2, 200)
+    assert 0.3 < roc_auc_score(labels, trained.decider.score(features)) < 0.7
+
+
+def test_a_reloaded_decider_gives_equal_scores(trained, tmp_path):
+    features, _ = problem(40, seed=9)
+    folder = saved(trained, tmp_path / "decider")
+    loaded, description = load_decider(folder)
+    assert type(loaded) is type(trained.decider)
+    np.testing.assert_array_equal(loaded.score(features), trained.decider.score(features))
+    assert loaded.macs(11) == trained.decider.macs(11)
+    assert description == {
+        "options": trained.options.model_dump(mode="json"),
+        "extractor": IDENTITY,
+        "parameters": trained.decider.parameters,
+    }
+    assert sorted(path.name for path in folder.iterdir()) == sorted([DESCRIPTION, WEIGHTS])
+
+
+def test_a_score_does_not_depend_on_batch_mates_or_their_order(trained):
+    features, _ = problem(30, seed=10)
+    features.append(np.full((400, LAYERS, WIDTH), 60_000, np.float16))
+    together = trained.decider.score(features)
+    alone = np.array([trained.decider.score([feature])[0] for feature in features])
+    np.testing.assert_array_equal(together, alone)
+    np.testing.assert_array_equal(trained.decider.score(features[::-1]), together[::-1])
+
+
+def test_two_fits_with_the_same_seed_give_equal_weights(trained, data, tmp_path):
+    again = KINDS[trained.options.kind].fit(trained.options, data["train"], data["dev"])
+    first = saved(trained, tmp_path / "first")
+    second = saved(Trained(trained.options, *again), tmp_path / "second")
+    assert again[1] == trained.curve
+    assert decider_sha256(first) == decider_sha256(second)
+    assert (first / WEIGHTS).read_bytes() == (second / WEIGHTS).read_bytes()
+
+
+def test_another_seed_gives_other_weights(data, tmp_path):
+    for seed in (0, 1):
+        options = OPTIONS["mlp"].model_copy(update={"seed": seed, "epochs": 1})
+        decider, _ = KINDS["mlp"].fit(options, data["train"], data["dev"])
+        save_decider(tmp_path / str(seed), decider, options, IDENTITY)
+    assert decider_sha256(tmp_path / "0") != decider_sha256(tmp_path / "1")
+
+
+def test_the_point_of_the_curve_with_the_best_dev_loss_is_kept(trained, data):
+    features, labels = data["dev"]
+    losses = [point["dev_loss"] for point in trained.curve]
+    assert len(set(losses)) > 1
+    assert log_loss(labels, trained.decider.score(features)) == pytest.approx(min(losses), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        OPTIONS["mlp"].model_copy(update={"learning_rate": 0.05, "dropout": 0.0, "epochs": 25}),
+        OPTIONS["logistic"].model_copy(update={"c": (0.001, 0.01, 0.1, 10.0)}),
+    ],
+    ids=["mlp", "logistic"],
+)
+def test_the_best_point_is_kept_when_later_ones_only_learn_the_training_set_by_heart(options):
+    train, dev = problem(24, seed=1, noise=4.0), problem(40, seed=2, noise=4.0)
+    decider, curve = KINDS[options.kind].fit(options, train, dev)
+    losses = [point["dev_loss"] for point in curve]
+    assert curve[-1]["train_loss"] < curve[losses.index(min(losses))]["train_loss"]
+    assert losses[-1] > min(losses) + 0.1
+    assert log_loss(dev[1], decider.score(dev[0])) == pytest.approx(min(losses), abs=1e-3)
+
+
+def test_the_curve_says_what_was_tried(trained):
+    if trained.options.kind == "logistic":
+        assert [point["c"] for point in trained.curve] == list(trained.options.c)
+    else:
+        assert [point["epoch"] for point in trained.curve] == list(range(1, trained.options.epochs + 1))
+    assert all(set(point) >= {"train_loss", "dev_loss"} for point in trained.curve)
+
+
+def test_the_curve_is_drawn_alike_each_time(trained, tmp_path):
+    for name in ("a.png", "b.png"):
+        draw_curve(tmp_path / name, "A decider", trained.curve)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_parameters_are_the_numbers_that_are_stored(trained, tmp_path):
+    arrays = load_file(saved(trained, tmp_path / "d") / WEIGHTS)
+    assert trained.decider.parameters == sum(array.size for array in arrays.values())
+
+
+def test_longer_utterances_cost_more(trained):
+    costs = [trained.decider.macs(frames) for frames in (1, 10, 100)]
+    assert 0 < costs[0] < costs[1] < costs[2]
+
+
+def test_the_decider_s_hash_sees_weights_and_description(trained, tmp_path):
+    folder = saved(trained, tmp_path / "d")
+    before = decider_sha256(folder)
+    (folder / DESCRIPTION).write_text((folder / DESCRIPTION).read_text() + " ")
+    described = decider_sha256(folder)
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-1] + b"\x07")
+    assert len({before, described, decider_sha256(folder)}) == 3
+
+
+def test_a_broken_description_is_refused_by_name(trained, tmp_path):
+    folder = saved(trained, tmp_path / "d")
+    (folder / DESCRIPTION).write_text("{")
+    with pytest.raises(UserError, match=DESCRIPTION):
+        load_decider(folder)
+
+
+def test_weights_hold_no_pickle(trained, tmp_path):
+    folder = saved(trained, tmp_path / "d")
+    header = (folder / WEIGHTS).read_bytes()[8:]
+    assert header.startswith(b"{")
+    assert read_json(folder / DESCRIPTION)["options"]["kind"] == trained.options.kind
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "logistic",
+        pytest.param("mlp"),
+    ],
+)
+def test_features_that_are_not_finite_are_refused(kind, data):
+    broken = ([np.full_like(feature, np.nan) for feature in data["dev"][0]], data["dev"][1])
+    with pytest.raises((UserError, ValueError)):
+        KINDS[kind].fit(OPTIONS[kind].model_copy(update={"epochs": 1}), broken, broken)

@@ -1,0 +1,116 @@
+"""Features come back as they were written, memory-mapped, and only to who asks for their extractor."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from whisper_router.errors import UserError
+from whisper_router.features.store import FeatureReader, write_features
+
+EXTRACTOR: dict[str, object] = {"options": {"kind": "encoder", "pool": 4}, "arm": {"weights": "abc"}}
+
+
+def feature(frames: int, *rest: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((frames, *rest)).astype(np.float16)
+
+
+@settings(max_examples=30, deadline=None, database=None)
+@given(
+    data=st.data(),
+    rest=st.lists(st.integers(1, 4), max_size=2),
+    dtype=st.sampled_from(["float16", "float32", "float64"]),
+    ids=st.lists(st.text(max_size=8), min_size=1, max_size=12, unique=True),
+    shard_bytes=st.integers(1, 400),
+)
+def test_features_of_any_shape_come_back_from_shards_of_any_size(
+    data, rest, dtype, ids, shard_bytes, tmp_path_factory
+):
+    folder = tmp_path_factory.mktemp("store") / "features"
+    written = {id_: data.draw(arrays.arrays(dtype, (data.draw(st.integers(1, 9)), *rest))) for id_ in ids}
+    write_features(folder, iter(written.items()), EXTRACTOR, shard_bytes)
+    reader = FeatureReader(folder, EXTRACTOR)
+    assert reader.ids == ids
+    for id_, values in written.items():
+        assert reader[id_].dtype == dtype
+        np.testing.assert_array_equal(reader[id_], values)
+
+
+def test_a_shard_is_closed_when_it_is_full_and_no_feature_is_torn(tmp_path):
+    rows = [(f"u{i}", feature(5, 3, seed=i)) for i in range(7)]
+    size = rows[0][1].nbytes
+    write_features(tmp_path / "f", rows, EXTRACTOR, 2 * size)
+    shards = sorted((tmp_path / "f").glob("shard-*.npy"))
+    assert [np.load(path).shape for path in shards] == [(10, 3), (10, 3), (10, 3), (5, 3)]
+    write_features(tmp_path / "one", rows, EXTRACTOR)
+    assert len(list((tmp_path / "one").glob("shard-*.npy"))) == 1
+
+
+def test_a_feature_is_a_view_of_the_memory_mapped_file(tmp_path):
+    write_features(tmp_path / "f", [("a", feature(4, 2)), ("b", feature(3, 2, seed=1))], EXTRACTOR)
+    found = FeatureReader(tmp_path / "f")["b"]
+    assert isinstance(found, np.memmap)
+    assert not found.flags.owndata
+    with pytest.raises(ValueError, match="read-only"):
+        found[0] = 0
+
+
+def test_equal_features_make_equal_files(tmp_path):
+    rows = [(f"u{i}", feature(2 + i, 3, seed=i)) for i in range(5)]
+    for name in ("first", "second"):
+        write_features(tmp_path / name, rows, EXTRACTOR, 50)
+    files = sorted(path.name for path in (tmp_path / "first").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "second").iterdir())
+    for name in files:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def test_features_of_another_extractor_are_refused_with_both_named(tmp_path):
+    write_features(tmp_path / "f", [("a", feature(1, 2))], EXTRACTOR)
+    other = {**EXTRACTOR, "options": {"kind": "encoder", "pool": 8}}
+    with pytest.raises(UserError, match="run featurize again") as caught:
+        FeatureReader(tmp_path / "f", other)
+    assert "'pool': 4" in str(caught.value)
+    assert "'pool': 8" in str(caught.value)
+    assert FeatureReader(tmp_path / "f").extractor == EXTRACTOR
+
+
+def test_an_utterance_without_features_is_named(tmp_path):
+    write_features(tmp_path / "f", [("a", feature(1, 2))], EXTRACTOR)
+    with pytest.raises(KeyError, match="absent"):
+        FeatureReader(tmp_path / "f")["absent"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_interrupted_write_leaves_the_old_folder(error, tmp_path):
+    folder = tmp_path / "f"
+    old = feature(3, 2)
+    write_features(folder, [("a", old)], EXTRACTOR)
+
+    def interrupted() -> Iterator[tuple[str, np.ndarray]]:
+        yield "a", feature(3, 2, seed=9)
+        raise error
+
+    with pytest.raises(error):
+        write_features(folder, interrupted(), EXTRACTOR, 1)
+    assert FeatureReader(folder).ids == ["a"]
+    np.testing.assert_array_equal(FeatureReader(folder)["a"], old)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_reader_of_the_old_folder_reads_on_after_it_was_replaced(tmp_path: Path):
+    folder = tmp_path / "f"
+    old = feature(3, 2)
+    write_features(folder, [("a", old)], EXTRACTOR)
+    reader = FeatureReader(folder)
+    write_features(folder, [("a", feature(3, 2, seed=9))], EXTRACTOR)
+    np.testing.assert_array_equal(reader["a"], old)
+
+
+def test_no_features_at_all_are_an_empty_store(tmp_path):
+    write_features(tmp_path / "f", [], EXTRACTOR)
+    assert FeatureReader(tmp_path / "f", EXTRACTOR).ids == []

@@ -1,0 +1,154 @@
+"""Commands: help, JSON, exit codes, errors in one line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from whisper_router.cli import app
+from whisper_router.router import Router
+
+COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def good(tmp_path, clips, wav) -> Path:
+    path = tmp_path / "good.wav"
+    path.write_bytes(wav(clips[0]))
+    return path
+
+
+@pytest.fixture
+def bad(tmp_path) -> Path:
+    path = tmp_path / "bad.wav"
+    path.write_bytes(b"not a sound")
+    return path
+
+
+def test_help_names_every_command():
+    done = invoke("--help")
+    assert done.exit_code == 0
+    assert {"run", "transcribe", "decide", "register", "demo"} <= set(COMMANDS)
+    for name in COMMANDS:
+        assert name in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command(command):
+    done = invoke(command, "--help")
+    assert done.exit_code == 0
+    assert f"Usage: whisper-router {command}" in done.stdout or f" {command} " in done.stdout
+    assert "--help" in done.stdout
+    assert len(done.stdout.splitlines()) > 5
+
+
+@pytest.mark.parametrize("kind", ["encoder", "confidence"])
+def test_transcribe_writes_a_line_of_json_for_each_file_and_fails_for_a_bad_one(routers, kind, good, bad):
+    done = invoke("transcribe", bad, good, "--json", "--router", routers[kind])
+    assert done.exit_code == 1
+    failed, made = (json.loads(line) for line in done.stdout.splitlines())
+    (expected,) = Router.load(routers[kind]).transcribe([good])
+    assert (failed["audio"], made["audio"]) == (str(bad), str(good))
+    assert failed["error"].startswith(f"{bad}: not readable as audio")
+    assert failed["text"] is None
+    assert made["error"] is None
+    assert (made["text"], made["arm"], made["model"]) == (expected.text, expected.arm, expected.model)
+    assert (made["score"], made["threshold"]) == (expected.score, expected.threshold)
+    assert made["segments"][0]["text"] == expected.text
+
+
+def test_decide_writes_json_without_text(routers, good, bad):
+    done = invoke("decide", good, bad, "--json", "--router", routers["encoder"])
+    assert done.exit_code == 1
+    made, failed = (json.loads(line) for line in done.stdout.splitlines())
+    (expected,) = Router.load(routers["encoder"]).decide([good])
+    assert (made["score"], made["arm"]) == (expected.score, expected.arm)
+    assert "text" not in made
+    assert failed["score"] is None
+    assert failed["error"]
+
+
+def test_good_files_alone_succeed_batch_after_batch(routers, good):
+    done = invoke("transcribe", *[good] * 6, "--json", "--router", routers["encoder"])
+    assert done.exit_code == 0
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == 6
+    assert len({row["text"] for row in rows}) == 1
+
+
+@pytest.mark.parametrize(("threshold", "arm"), [("0", "strong"), ("1.1", "weak")])
+def test_threshold_option(routers, good, threshold, arm):
+    done = invoke("decide", good, "--json", "--router", routers["encoder"], "--threshold", threshold)
+    assert done.exit_code == 0
+    row = json.loads(done.stdout)
+    assert (row["arm"], row["threshold"]) == (arm, float(threshold))
+
+
+def test_plain_output_names_route_and_text_and_sends_errors_to_standard_error(routers, good, bad):
+    done = invoke("transcribe", good, bad, "--router", routers["confidence"])
+    (expected,) = Router.load(routers["confidence"]).transcribe([good])
+    assert done.exit_code == 1
+    assert done.stdout.splitlines()[0].startswith(f"{good}: {expected.model} ({expected.arm}; score ")
+    assert expected.text in done.stdout
+    assert str(bad) not in done.stdout
+    assert f"{bad}: error: {bad}: not readable as audio" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["transcribe", "decide"])
+def test_a_missing_router_is_told_in_one_line(command, good, tmp_path):
+    done = invoke(command, good, "--router", tmp_path / "nowhere")
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"whisper-router: {tmp_path / 'nowhere'} holds no router.json")
+    assert "whisper-router run" in line
+
+
+def test_a_router_of_other_parts_is_told_in_one_line(routers, package_router, good, tmp_path):
+    folder = package_router(tmp_path / "router", "encoder")
+    policy = folder / "policy.json"
+    policy.write_text((routers["confidence"] / "policy.json").read_text())
+    done = invoke("transcribe", good, "--router", folder)
+    assert done.exit_code == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"whisper-router: {folder}: policy 'half' was calibrated for another")
+
+
+@pytest.mark.parametrize("command", ["run", "register"])
+def test_a_folder_that_is_no_project_is_told_in_one_line(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = invoke(command)
+    assert done.exit_code == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("whisper-router: ")
+    assert "params.yaml" in line if command == "run" else "dvc.lock" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_are_needed():
+    done = invoke("transcribe")
+    assert done.exit_code == 2
+    assert "files" in done.stderr.lower()
+
+
+def test_the_installed_command_prints_nothing_but_json(routers, good):
+    script = Path(sys.executable).with_name("whisper-router")
+    done = subprocess.run(
+        [script, "decide", good, "--json", "--router", routers["encoder"]],
+        cwd=good.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["audio"] == str(good)
+    assert done.stderr == ""

@@ -1,0 +1,390 @@
+"""Metrics of a pair worked out by hand, and rules that hold for every pair."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from whisper_router.cost import CURRENCIES, Dims, arm_macs, encoder_macs, paper_encoder_macs, paper_macs
+from whisper_router.evaluation import (
+    MIN_SPEAKERS,
+    Pair,
+    auroc,
+    build_pair,
+    choices,
+    evaluate,
+    oracle_frontier,
+    routed_cost,
+    speaker_weights,
+    sweep,
+    with_intervals,
+)
+
+SCORES = np.array([0.1, 0.6, 0.9, 0.7])
+HAND = Pair(
+    speakers=np.array([0, 0, 1, 1]),
+    words=np.array([5, 10, 15, 10]),
+    weak_errors=np.array([0, 2, 4, 1]),
+    strong_errors=np.array([0, 1, 1, 3]),
+    label=np.array([0, 1, 1, 0]),
+    weak_logprob=np.array([-0.1, -0.9, -0.5, -0.2]),
+    strong_logprob=np.array([-0.1, -0.5, -0.6, -0.1]),
+    weak={"macs": np.array([10.0, 10, 20, 10]), "macs_paper": np.array([50.0, 60, 70, 60])},
+    strong={"macs": np.array([30.0, 40, 50, 40]), "macs_paper": np.array([300.0, 400, 500, 400])},
+    weak_encoder={"macs": np.array([8.0, 8, 9, 8]), "macs_paper": np.array([20.0, 20, 20, 20])},
+)
+
+
+def values(metrics: dict[str, Any]) -> dict[str, float]:
+    return {name: figure["value"] for name, figure in metrics.items() if "value" in figure}
+
+
+def measured(pair: Pair, scores: np.ndarray, threshold: float, cascade: bool, decider: float = 0.0) -> dict:
+    return evaluate(pair, scores, threshold, cascade, np.full(len(scores), decider), 100, 0)
+
+
+@st.composite
+def pairs(draw: st.DrawFn, min_speakers: int = 1) -> Pair:
+    """Any pair of arms: errors, costs and confidences without rhyme or reason."""
+    n = draw(st.integers(max(2, min_speakers), 24))
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    words = random.integers(1, 20, n)
+    weak, strong = random.integers(0, words + 3), random.integers(0, words + 3)
+    encoder = {currency: random.uniform(1, 5, n) for currency in CURRENCIES}
+    weak_cost = {currency: encoder[currency] + random.uniform(0, 20, n) for currency in CURRENCIES}
+    return Pair(
+        speakers=np.arange(n) % draw(st.integers(min_speakers, n)),
+        words=words,
+        weak_errors=weak,
+        strong_errors=strong,
+        label=(weak > strong).astype(int),
+        weak_logprob=random.normal(size=n),
+        strong_logprob=random.normal(size=n),
+        weak=weak_cost,
+        strong={currency: weak_cost[currency] * random.uniform(0.5, 9, n) for currency in CURRENCIES},
+        weak_encoder=encoder,
+    )
+
+
+def scores_of(pair: Pair, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 6, len(pair.words)) / 5
+
+
+def many_speakers(weak: list[int], strong: list[int], n: int = 20) -> Pair:
+    """``n`` speakers with one utterance of ten words each; errors repeat."""
+    cost = {currency: np.ones(n) for currency in CURRENCIES}
+    weak_errors, strong_errors = np.resize(weak, n), np.resize(strong, n)
+    return Pair(
+        speakers=np.arange(n),
+        words=np.full(n, 10),
+        weak_errors=weak_errors,
+        strong_errors=strong_errors,
+        label=(weak_errors > strong_errors).astype(int),
+        weak_logprob=np.zeros(n),
+        strong_logprob=np.zeros(n),
+        weak=cost,
+        strong={currency: 5 * value for currency, value in cost.items()},
+        weak_encoder={currency: value / 2 for currency, value in cost.items()},
+    )
+
+
+def test_word_error_rates_of_the_hand_made_pair_are_exact():
+    found = values(measured(HAND, SCORES, 0.65, cascade=True))
+    assert {name: found[f"wer_{name}"] for name in ("weak", "strong", "routed", "oracle")} == {
+        "weak": 7 / 40,
+        "strong": 5 / 40,
+        "routed": 6 / 40,
+        "oracle": 3 / 40,
+    }
+    assert found["wer_posthoc"] == (0 + 1 + 4 + 3) / 40
+    assert found["wer_random"] == (7 + 5) / 2 / 40
+    assert found["wer_gap"] == 2 / 40
+    assert found["gap_recovered"] == 0.5
+    assert found["strong_share"] == found["positive_share"] == found["accuracy"] == 0.5
+    assert found["auroc"] == 0.75
+
+
+def test_costs_of_the_hand_made_cascade_are_exact():
+    found = values(measured(HAND, SCORES, 0.65, cascade=True, decider=1.0))
+    assert found["macs_strong"] == found["macs_paper_strong"] == 1
+    assert found["macs_weak"] == 50 / 160
+    assert found["macs_routed"] == (50 + 4 + 50 + 40) / 160
+    assert found["saving_macs"] == round(1 - (50 + 4 + 50 + 40) / 160, 6)
+    assert found["macs_random"] == (50 + 160) / 2 / 160
+    assert found["macs_oracle"] == (10 + 40 + 50 + 10) / 160
+    assert found["macs_posthoc"] == (50 + 160) / 160
+    assert found["macs_paper_routed"] == (240 + 4 + 500 + 400) / 1600
+    assert found["saving_macs_paper"] == round(1 - (240 + 4 + 500 + 400) / 1600, 6)
+
+
+def test_a_router_on_the_encoder_pays_encoder_and_decider_always_and_the_rest_where_it_goes():
+    cost = routed_cost(HAND, SCORES >= 0.65, False, np.full(4, 1.0))
+    assert cost["macs"].tolist() == [10 + 1, 10 + 1, 9 + 1 + 50, 8 + 1 + 40]
+    assert cost["macs_paper"].tolist() == [50 + 1, 60 + 1, 20 + 1 + 500, 20 + 1 + 400]
+
+
+@pytest.mark.parametrize("cascade", [True, False])
+def test_a_threshold_above_every_score_costs_what_the_weak_arm_costs(cascade):
+    found = values(measured(HAND, SCORES, 1.000001, cascade))
+    assert found["wer_routed"] == found["wer_weak"] == found["wer_random"]
+    for currency in CURRENCIES:
+        assert found[f"{currency}_routed"] == found[f"{currency}_weak"] == found[f"{currency}_random"]
+
+
+def test_the_post_hoc_choice_keeps_the_weak_hypothesis_where_both_are_as_likely():
+    tied = replace(HAND, strong_logprob=HAND.weak_logprob)
+    found = values(measured(tied, SCORES, 0.65, cascade=True))
+    assert found["wer_posthoc"] == found["wer_weak"] != found["wer_strong"]
+
+
+def test_a_score_on_the_threshold_is_sent_to_the_strong_arm():
+    assert measured(HAND, SCORES, 0.6, cascade=True)["counts"]["sent_to_strong"] == 3
+
+
+def test_counts_are_those_of_the_split():
+    assert measured(HAND, SCORES, 0.65, cascade=True)["counts"] == {
+        "utterances": 4,
+        "speakers": 2,
+        "need_strong": 2,
+        "sent_to_strong": 2,
+    }
+
+
+@pytest.mark.parametrize("n", [1, 2, MIN_SPEAKERS - 1])
+def test_under_10_speakers_are_too_few_for_an_interval(n):
+    pair = replace(many_speakers([3, 1], [1, 1]), speakers=np.arange(20) % n)
+    found = measured(pair, scores_of(pair, 0), 0.5, cascade=True)
+    intervals = {figure["interval"] for figure in found.values() if "interval" in figure}
+    assert intervals == {f"too few: {n} speakers, an interval takes {MIN_SPEAKERS}"}
+
+
+def test_from_10_speakers_on_every_figure_has_an_interval_around_it():
+    pair = replace(many_speakers([3, 1, 9], [1, 1, 1], 30), speakers=np.arange(30) % MIN_SPEAKERS)
+    found = measured(pair, scores_of(pair, 0), 0.5, cascade=True)
+    for name, figure in found.items():
+        if name != "counts":
+            low, high = figure["interval"]
+            assert low <= figure["value"] <= high, name
+    low, high = found["wer_routed"]["interval"]
+    assert low < high
+
+
+def test_an_interval_is_the_same_each_time_and_differs_with_the_seed():
+    pair = many_speakers([3, 1, 2, 7], [1, 0, 4])
+    first, again, other = (
+        evaluate(pair, scores_of(pair, 0), 0.5, True, np.zeros(20), 100, seed) for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert first["wer_weak"]["interval"] != other["wer_weak"]["interval"]
+    assert first["wer_weak"]["value"] == other["wer_weak"]["value"]
+
+
+def test_speakers_that_are_all_alike_leave_no_uncertainty():
+    found = measured(many_speakers([4], [2]), np.full(20, 0.5), 0.5, cascade=True)
+    assert found["wer_weak"] == {"value": 0.4, "interval": [0.4, 0.4]}
+
+
+def test_an_interval_has_the_width_of_a_mean_s():
+    random = np.random.default_rng(0)
+    pair = many_speakers(random.integers(0, 10, 400).tolist(), [0], 400)
+
+    def wer(weights: np.ndarray) -> dict[str, np.ndarray]:
+        return {"wer": weights @ pair.weak_errors / (weights @ pair.words)}
+
+    low, high = with_intervals(wer, pair.speakers, 2000, 0)["wer"]["interval"]
+    expected = 2 * 1.96 * np.std(pair.weak_errors / 10) / np.sqrt(400)
+    assert high - low == pytest.approx(expected, rel=0.15)
+
+
+def test_speakers_are_drawn_whole():
+    speakers = np.array([0, 0, 0, 1, 2, 2])
+    weights = speaker_weights(speakers, 50, 0)
+    assert weights.shape == (50, 6)
+    for speaker in range(3):
+        own = weights[:, speakers == speaker]
+        assert (own == own[:, :1]).all()
+    np.testing.assert_array_equal(weights[:, [0, 3, 4]].sum(axis=1), 3)
+    assert len(np.unique(weights, axis=0)) > 5
+
+
+def test_a_figure_that_some_resamples_lack_has_the_interval_of_the_others():
+    def measure(weights: np.ndarray) -> dict[str, np.ndarray]:
+        drawn = weights[:, 0] > 0
+        return {"some": np.where(drawn, 2.0, np.nan), "none": np.full(len(weights), np.nan)}
+
+    found = with_intervals(measure, np.arange(12), 100, 0)
+    assert found["some"] == {"value": 2.0, "interval": [2.0, 2.0]}
+    assert found["none"] == {"value": None, "interval": [None, None]}
+
+
+def test_the_gap_recovered_is_null_with_a_reason_where_the_gap_may_be_0():
+    found = measured(many_speakers([3, 1], [1, 3]), scores_of(HAND, 0).repeat(5), 0.5, cascade=True)
+    low, high = found["wer_gap"]["interval"]
+    assert low < 0 < high
+    assert found["gap_recovered"]["value"] is None
+    assert (
+        found["gap_recovered"]["reason"]
+        == f"the interval of WER_weak - WER_strong, {low:.4f} to {high:.4f}, holds 0"
+    )
+
+
+def test_the_gap_recovered_is_a_number_where_the_gap_is_sure():
+    pair = many_speakers([3, 5], [1, 1])
+    found = measured(pair, np.resize([0.2, 0.8], 20), 0.5, cascade=True)
+    assert found["gap_recovered"]["value"] == pytest.approx(4 / 6)
+    assert "reason" not in found["gap_recovered"]
+
+
+def test_no_gap_is_recovered_where_the_weak_arm_is_the_better():
+    found = measured(many_speakers([1, 1], [3, 5]), np.resize([0.2, 0.8], 20), 0.5, cascade=True)
+    assert found["wer_gap"]["interval"][1] < 0
+    assert found["gap_recovered"]["value"] is None
+
+
+def test_a_split_of_one_class_has_no_auroc_and_equal_arms_no_gap():
+    found = measured(many_speakers([2], [2]), np.full(20, 0.5), 0.7, cascade=True)
+    assert found["auroc"]["value"] is None
+    assert found["gap_recovered"]["value"] is None
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize("speakers", [20, 5])
+def test_every_figure_that_is_null_has_a_reason(speakers):
+    pair = replace(many_speakers([2], [2]), speakers=np.arange(20) % speakers)
+    found = measured(pair, np.full(20, 0.5), 0.7, cascade=True)
+    nulls = {name: figure for name, figure in found.items() if figure.get("value", 0) is None}
+    assert set(nulls) == {"auroc", "gap_recovered"}
+    assert all(figure.get("reason") for figure in nulls.values())
+
+
+PROPERTY = settings(max_examples=30, deadline=None, database=None)
+
+
+@PROPERTY
+@given(pair=pairs(), seed=st.integers(0, 99), threshold=st.floats(-0.1, 1.1), cascade=st.booleans())
+def test_the_oracle_is_the_best_and_random_lies_on_the_line(pair, seed, threshold, cascade):
+    found = values(evaluate(pair, scores_of(pair, seed), threshold, cascade, np.zeros(len(pair.words)), 2, 0))
+    tolerance = 2e-6
+    others = ("weak", "strong", "routed", "random", "posthoc")
+    assert all(found["wer_oracle"] <= found[f"wer_{name}"] + tolerance for name in others)
+    share = found["strong_share"]
+    for figure in ("wer", *CURRENCIES):
+        line = (1 - share) * found[f"{figure}_weak"] + share * found[f"{figure}_strong"]
+        assert found[f"{figure}_random"] == pytest.approx(line, abs=tolerance * 9)
+        if figure != "wer":
+            assert found[f"saving_{figure}"] == pytest.approx(1 - found[f"{figure}_routed"], abs=tolerance)
+
+
+@PROPERTY
+@given(pair=pairs(), seed=st.integers(0, 99), cascade=st.booleans())
+def test_a_sweep_runs_from_always_weak_to_always_strong(pair, seed, cascade):
+    scores = scores_of(pair, seed)
+    table = sweep(pair, scores, cascade, np.zeros(len(scores)))
+    first, last = table.iloc[0], table.iloc[-1]
+    assert (first["strong_share"], last["strong_share"]) == (0, 1)
+    assert first["wer_routed"] == pytest.approx(pair.weak_errors.sum() / pair.words.sum())
+    assert last["wer_routed"] == pytest.approx(pair.strong_errors.sum() / pair.words.sum())
+    for currency in CURRENCIES:
+        strong = pair.strong[currency].sum()
+        before = (pair.weak if cascade else pair.weak_encoder)[currency].sum()
+        assert first[f"{currency}_routed"] == pytest.approx(pair.weak[currency].sum() / strong)
+        assert last[f"{currency}_routed"] == pytest.approx(1 + before / strong)
+    assert table["threshold"].is_monotonic_decreasing
+    assert table["strong_share"].is_monotonic_increasing
+    assert len(table) == len(np.unique(scores)) + 1
+
+
+@PROPERTY
+@given(pair=pairs(), seed=st.integers(0, 99), threshold=st.floats(0, 1), cascade=st.booleans())
+def test_a_point_of_the_sweep_is_what_the_evaluation_says(pair, seed, threshold, cascade):
+    scores, free = scores_of(pair, seed), np.zeros(len(pair.words))
+    table = sweep(pair, scores, cascade, free)
+    point = table[table["threshold"] >= threshold].iloc[-1]
+    found = values(evaluate(pair, scores, threshold, cascade, free, 2, 0))
+    for name in ("strong_share", "wer_routed", *(f"{currency}_routed" for currency in CURRENCIES)):
+        assert point[name] == pytest.approx(found[name], abs=2e-6)
+
+
+@PROPERTY
+@given(pair=pairs())
+def test_the_oracle_s_frontier_runs_from_weak_to_oracle_and_beats_every_single_step(pair):
+    made = choices(pair, pair.label == 1, pair.strong)
+    for currency in CURRENCIES:
+        cost, wer = oracle_frontier(pair, currency)
+        whole = pair.strong[currency].sum()
+        assert (cost[0], wer[0]) == pytest.approx(
+            (pair.weak[currency].sum() / whole, pair.weak_errors.sum() / pair.words.sum())
+        )
+        assert (cost[-1], wer[-1]) == pytest.approx(
+            (made["oracle"].cost[currency].sum() / whole, made["oracle"].errors.sum() / pair.words.sum())
+        )
+        assert (np.diff(wer) < 0).all()
+        slopes = [-dy / dx if dx > 0 else np.inf for dx, dy in zip(np.diff(cost), np.diff(wer), strict=True)]
+        assert all(later <= earlier * (1 + 1e-6) for earlier, later in pairwise(slopes))
+
+
+TINY, BASE = Dims(80, 384, 4, 4, 51865, 4), Dims(80, 512, 6, 6, 51865, 4)
+
+
+def test_a_pair_is_built_from_labels_and_transcripts_by_id():
+    labels = pd.DataFrame(
+        {
+            "id": ["b", "a"],
+            "speaker": ["talks/2", "talks/1"],
+            "words": [4, 6],
+            "errors_weak": [2, 1],
+            "errors_strong": [1, 1],
+            "label": [1, 0],
+        }
+    )
+    rows = [
+        ("a", "weak", -0.1, 5, [500], [9]),
+        ("a", "strong", -0.2, 6, [500], [10]),
+        ("unlabelled", "weak", -9.0, 1, [500], [5]),
+        ("b", "strong", -0.3, 7, [500, 1500], [30, 11]),
+        ("b", "weak", -0.4, 8, [500, 1500, 1500], [40, 35, 12]),
+    ]
+    columns = ["id", "arm", "avg_logprob", "tokens", "attempt_contexts", "attempt_tokens"]
+    pair = build_pair(labels, pd.DataFrame(rows, columns=columns), {"weak": TINY, "strong": BASE})
+    assert pair.n_speakers == 2
+    assert pair.words.tolist() == [4, 6]
+    assert (pair.weak_errors.tolist(), pair.strong_errors.tolist()) == ([2, 1], [1, 1])
+    assert pair.label.tolist() == [1, 0]
+    assert (pair.weak_logprob.tolist(), pair.strong_logprob.tolist()) == ([-0.4, -0.1], [-0.3, -0.2])
+    assert pair.weak["macs"].tolist() == [
+        arm_macs(TINY, [(500, 40), (1500, 35), (1500, 12)]),
+        arm_macs(TINY, [(500, 9)]),
+    ]
+    assert pair.strong["macs"].tolist() == [
+        arm_macs(BASE, [(500, 30), (1500, 11)]),
+        arm_macs(BASE, [(500, 10)]),
+    ]
+    assert pair.weak["macs_paper"].tolist() == [paper_macs(TINY, 8), paper_macs(TINY, 5)]
+    assert pair.strong["macs_paper"].tolist() == [paper_macs(BASE, 7), paper_macs(BASE, 6)]
+    assert pair.weak_encoder["macs"].tolist() == [encoder_macs(TINY, 500)] * 2
+    assert pair.weak_encoder["macs_paper"].tolist() == [paper_encoder_macs(TINY)] * 2
+
+
+def test_a_label_without_its_transcript_is_named():
+    labels = pd.DataFrame({"id": ["a"]})
+    transcripts = pd.DataFrame({"id": ["b"], "arm": ["weak"]})
+    with pytest.raises(KeyError, match="a"):
+        build_pair(labels, transcripts, {"weak": TINY})
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=50)
+def test_the_area_under_the_curve_is_that_of_scikit_learn(seed: int):
+    random = np.random.default_rng(seed)
+    label = np.r_[0, 1, random.integers(0, 2, 30)]
+    scores = random.random(32).round(1)
+    weights = random.integers(1, 4, (3, 32)).astype(float)
+    expected = [roc_auc_score(label, scores, sample_weight=row) for row in weights]
+    np.testing.assert_allclose(auroc(label, scores, weights), expected)

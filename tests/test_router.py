@@ -1,0 +1,316 @@
+"""The router: one encoding an arm and utterance, the right route, parts that belong together."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from whisper_router.audio import SAMPLE_RATE
+from whisper_router.errors import UserError
+from whisper_router.files import read_json, write_json
+from whisper_router.router import Router, RouterMismatchError
+
+KINDS = ("encoder", "confidence")
+ALWAYS_STRONG, NEVER_STRONG = 0.0, 1.1
+
+
+@pytest.fixture(params=KINDS)
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def fresh(routers, kind) -> Router:
+    """A router that has not loaded an arm yet."""
+    return Router.load(routers[kind])
+
+
+@pytest.fixture(scope="module")
+def loaded(routers) -> dict[str, Router]:
+    return {kind: Router.load(folder) for kind, folder in routers.items()}
+
+
+@pytest.fixture
+def router(loaded, kind) -> Router:
+    return loaded[kind]
+
+
+@pytest.fixture
+def copy(routers, kind, tmp_path):
+    """A router's folder that a test may spoil."""
+    return shutil.copytree(routers[kind], tmp_path / "router")
+
+
+@pytest.fixture
+def waves(clips, wav) -> list[bytes]:
+    return [wav(clip) for clip in clips]
+
+
+def named(router: Router, counts) -> dict[str, int]:
+    names = {router.description.weak.sha256: "weak", router.description.strong.sha256: "strong"}
+    return {names[key]: count for key, count in counts.items()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "threshold", "encoded", "decoded"),
+    [
+        ("encoder", NEVER_STRONG, {"weak": 6}, {"weak": 6}),
+        ("encoder", ALWAYS_STRONG, {"weak": 6, "strong": 6}, {"strong": 6}),
+        ("encoder", None, {"weak": 6, "strong": 3}, {"weak": 3, "strong": 3}),
+        ("confidence", NEVER_STRONG, {"weak": 6}, {"weak": 6}),
+        ("confidence", ALWAYS_STRONG, {"weak": 6, "strong": 6}, {"weak": 6, "strong": 6}),
+        ("confidence", None, {"weak": 6, "strong": 3}, {"weak": 6, "strong": 3}),
+    ],
+    indirect=["kind"],
+)
+def test_encoder_and_decoder_calls_of_each_route(fresh, waves, calls, threshold, encoded, decoded):
+    router = fresh
+    made = router.transcribe(waves, threshold)
+    assert [row.error for row in made] == [None] * 6
+    assert named(router, calls.encoded) == encoded
+    assert named(router, calls.decoded) == decoded
+    assert calls.mels == len(waves)
+    assert calls.loaded == [
+        getattr(router.description, arm).sha256 for arm in ("weak", "strong") if arm in encoded
+    ]
+
+
+def test_one_utterance_by_each_route(router, waves, calls):
+    for threshold, strong in ((NEVER_STRONG, 0), (ALWAYS_STRONG, 1)):
+        calls.encoded.clear()
+        calls.mels = 0
+        router.transcribe(waves[:1], threshold)
+        assert calls.encoded[router.description.weak.sha256] == 1
+        assert calls.encoded[router.description.strong.sha256] == strong
+        assert calls.mels == 1
+
+
+def test_arms_with_contexts_of_their_own_each_make_a_mel(package_router, plain, tmp_path, waves, calls, kind):
+    longer = plain.model_copy(update={"floor_frames": 120})
+    router = Router.load(package_router(tmp_path / "router", kind, strong=longer))
+    calls.mels = 0
+    made = router.transcribe(waves, ALWAYS_STRONG)
+    assert calls.mels == 2 * len(waves)
+    assert {row.arm for row in made} == {"strong"}
+
+
+def test_texts_are_those_of_the_chosen_arm_alone(router, make_arm, clips, waves):
+    alone = {
+        arm: [made.text for clip in clips for made in model.decode(model.encode_audio([clip]), [clip])]
+        for arm, model in (("weak", make_arm("english")), ("strong", make_arm("multilingual")))
+    }
+    made = router.transcribe(waves)
+    assert {row.arm for row in made} == {"weak", "strong"}
+    for i, row in enumerate(made):
+        assert row.text == alone[row.arm][i] != alone["weak" if row.arm == "strong" else "strong"][i]
+        assert row.model == getattr(router.description, row.arm).model
+        assert row.arm == ("strong" if row.score >= row.threshold else "weak")
+        assert row.threshold == router.policy.threshold
+        assert row.duration_s == clips[i].size / SAMPLE_RATE
+
+
+def test_a_row_does_not_depend_on_its_batch_mates(router, waves):
+    together = router.transcribe(waves)
+    for wave, row in list(zip(waves, together, strict=True))[:3]:
+        (alone,) = router.transcribe([wave])
+        assert (alone.text, alone.arm) == (row.text, row.arm)
+        assert alone.score == pytest.approx(row.score, abs=1e-3)
+
+
+def test_deciding_is_what_transcribing_does_and_spares_the_strong_arm(fresh, kind, waves, calls):
+    router = fresh
+    decided = router.decide(waves)
+    assert calls.loaded == [router.description.weak.sha256]
+    assert named(router, calls.encoded) == {"weak": len(waves)}
+    assert named(router, calls.decoded) == ({"weak": len(waves)} if kind == "confidence" else {})
+    assert not hasattr(decided[0], "text")
+    made = router.transcribe(waves)
+    assert [(row.score, row.arm, row.model) for row in decided] == [
+        (row.score, row.arm, row.model) for row in made
+    ]
+    assert {row.arm for row in decided} == {"weak", "strong"}
+
+
+def test_threshold_override(router, waves):
+    waves = waves[:3]
+    scores = [row.score for row in router.decide(waves)]
+    assert len(set(scores)) == len(scores)
+    highest = max(scores)
+    for threshold, strong in (
+        (NEVER_STRONG, []),
+        (highest, [scores.index(highest)]),
+        (np.nextafter(highest, 2), []),
+        (ALWAYS_STRONG, list(range(len(scores)))),
+    ):
+        rows = router.decide(waves, threshold)
+        assert [i for i, row in enumerate(rows) if row.arm == "strong"] == strong
+        assert {row.threshold for row in rows} == {threshold}
+        assert [row.score for row in rows] == scores
+    rows = router.transcribe(waves, highest)
+    assert [i for i, row in enumerate(rows) if row.arm == "strong"] == [scores.index(highest)]
+    assert {row.threshold for row in rows} == {highest}
+
+
+def test_one_bad_file_fails_its_own_row(router, waves, tmp_path):
+    good = tmp_path / "good.wav"
+    good.write_bytes(waves[0])
+    (tmp_path / "empty.wav").write_bytes(b"")
+    sources = [
+        good,
+        tmp_path / "missing.wav",
+        waves[1],
+        b"not a sound",
+        tmp_path / "empty.wav",
+        tmp_path,
+        waves[2],
+    ]
+    expected = router.transcribe([waves[0], waves[1], waves[2]])
+    for rows in (router.transcribe(sources), router.decide(sources)):
+        failed = {i: row.error for i, row in enumerate(rows) if row.error}
+        assert set(failed) == {1, 3, 4, 5}
+        assert failed[1] == f"{tmp_path / 'missing.wav'}: no such file"
+        assert failed[3].startswith("audio bytes: not readable as audio")
+        assert failed[4] == f"{tmp_path / 'empty.wav'}: empty"
+        for i in failed:
+            assert (rows[i].score, rows[i].arm, rows[i].model, rows[i].segments) == (None, None, None, ())
+            assert rows[i].threshold == router.policy.threshold
+        assert [rows[i].score for i in (0, 2, 6)] == [row.score for row in expected]
+    transcribed = router.transcribe(sources)
+    assert [transcribed[i].text for i in (0, 2, 6)] == [row.text for row in expected]
+    assert transcribed[1].text is None
+
+
+def test_only_bad_files(router, calls):
+    (made,) = router.transcribe([b"not a sound"])
+    assert made.error
+    assert not calls.encoded
+
+
+def test_bytes_a_path_and_a_string_give_the_same(router, waves, tmp_path):
+    path = tmp_path / "sound.wav"
+    path.write_bytes(waves[3])
+    first, *others = router.transcribe([waves[3], path, str(path)])
+    assert first.text
+    assert others == [first, first]
+
+
+def test_long_audio_is_cut_into_segments_that_tile_it(router, speech, wav):
+    parts = [speech(2.5, seed) for seed in range(24)]
+    long = np.concatenate([np.concatenate([part, np.zeros(1600, np.float32)]) for part in parts])
+    assert long.size > 2 * 30 * SAMPLE_RATE
+    short = speech(1.0, 5)
+    made, brief = router.transcribe([wav(long), wav(short)])
+    (decided,) = router.decide([wav(long)])
+    ends = [0.0, *(segment.end_s for segment in made.segments)]
+    assert len(made.segments) >= 3
+    assert [segment.start_s for segment in made.segments] == ends[:-1]
+    assert ends[-1] == made.duration_s == long.size / SAMPLE_RATE
+    assert all(0 < segment.end_s - segment.start_s <= 30 for segment in made.segments)
+    assert made.text == " ".join(segment.text for segment in made.segments if segment.text)
+    assert all(segment.text for segment in made.segments)
+    assert made.score == max(segment.score for segment in made.segments)
+    assert made.arm == ("strong" if made.score >= made.threshold else "weak")
+    assert [s.score for s in decided.segments] == pytest.approx([s.score for s in made.segments], abs=1e-3)
+    assert len(brief.segments) == 1
+    for segment in made.segments[1:]:
+        samples = long[round(segment.start_s * SAMPLE_RATE) : round(segment.end_s * SAMPLE_RATE)]
+        (alone,) = router.transcribe([wav(samples)])
+        assert (alone.text, alone.arm) == (segment.text, segment.arm)
+
+
+def test_segments_of_both_arms_name_both_models(router, speech, wav):
+    long = np.concatenate([speech(2.5, seed) for seed in range(14)])
+    scores = sorted({segment.score for segment in router.decide([wav(long)])[0].segments})
+    assert len(scores) > 1
+    (made,) = router.transcribe([wav(long)], scores[-1])
+    assert {segment.arm for segment in made.segments} == {"weak", "strong"}
+    assert made.arm == "strong"
+    assert set(made.model.split("+")) == {router.description.weak.model, router.description.strong.model}
+
+
+def test_empty_list(router):
+    assert router.transcribe([]) == []
+    assert router.decide([]) == []
+
+
+def test_a_swapped_decider_is_refused(copy, package_router, kind, tmp_path):
+    other = package_router(tmp_path / "other", kind, c=0.01)
+    shutil.rmtree(copy / "decider")
+    shutil.copytree(other / "decider", copy / "decider")
+    with pytest.raises(RouterMismatchError, match="'half' was calibrated for another decider;"):
+        Router.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("arm", "parts"), [("weak", "weak_arm, extractor"), ("strong", "strong_arm")], ids=["weak", "strong"]
+)
+@pytest.mark.parametrize(
+    "change",
+    [{"decode": {"floor_frames": 300}}, {"decode": {"language": "de"}}, {"sha256": "0" * 64}],
+    ids=["context", "language", "weights"],
+)
+def test_edited_arms_are_refused(copy, arm, parts, change):
+    description = read_json(copy / "router.json")
+    for key, value in change.items():
+        if isinstance(value, dict):
+            description[arm][key] |= value
+        else:
+            description[arm][key] = value
+    write_json(copy / "router.json", description)
+    with pytest.raises(RouterMismatchError, match=f"calibrated for another {parts};"):
+        Router.load(copy)
+
+
+@pytest.mark.parametrize("kind", ["encoder"], indirect=True)
+def test_an_edited_extractor_is_refused(copy):
+    description = read_json(copy / "router.json")
+    description["extractor"]["pool"] = 8
+    write_json(copy / "router.json", description)
+    with pytest.raises(RouterMismatchError, match="calibrated for another extractor;"):
+        Router.load(copy)
+
+
+def test_another_normaliser_is_refused(copy, monkeypatch):
+    monkeypatch.setattr("whisper_router.router.NORMALISER", "whisper.EnglishTextNormalizer/20990101")
+    with pytest.raises(RouterMismatchError, match="calibrated for another normaliser;"):
+        Router.load(copy)
+
+
+def test_a_policy_of_another_router_is_refused_with_all_that_differs(routers, copy, kind):
+    (other,) = set(KINDS) - {kind}
+    shutil.copy(routers[other] / "policy.json", copy / "policy.json")
+    with pytest.raises(RouterMismatchError, match="calibrated for another extractor, decider;"):
+        Router.load(copy)
+
+
+def test_weights_that_differ_are_refused_by_name(package_router, checkpoints, tmp_path, waves, kind):
+    mine = tmp_path / "mine.pt"
+    shutil.copy(checkpoints["english"], mine)
+    folder = package_router(tmp_path / "router", kind, weak_weights=mine)
+    assert Router.load(folder).transcribe(waves[:1])[0].error is None
+    shutil.copy(checkpoints["multilingual"], mine)
+    with pytest.raises(UserError, match=f"{mine}: holds weights .* not the .* put the right {mine} there"):
+        Router.load(folder).transcribe(waves[:1])
+
+
+def test_missing_weights_are_named(package_router, checkpoints, tmp_path, waves):
+    mine = tmp_path / "mine.pt"
+    shutil.copy(checkpoints["multilingual"], mine)
+    folder = package_router(tmp_path / "router", "encoder", strong_weights=mine)
+    assert Router.load(folder).transcribe(waves[:1], ALWAYS_STRONG)[0].text
+    mine.unlink()
+    with pytest.raises(UserError, match=r"mine\.pt is not a file"):
+        Router.load(folder)
+
+
+def test_an_unknown_key_is_refused(copy):
+    description = read_json(copy / "router.json") | {"surprise": 1}
+    (copy / "router.json").write_text(json.dumps(description))
+    with pytest.raises(UserError, match="surprise"):
+        Router.load(copy)
+
+
+def test_no_router_there(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere holds no router\.json.*run"):
+        Router.load(tmp_path / "nowhere")
