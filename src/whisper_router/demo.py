@@ -29,7 +29,7 @@ def _committed_lock() -> str | None:
     return head.stdout
 
 
-def _difference(committed: str, made: str) -> str | None:
+def lock_difference(committed: str, made: str) -> str | None:
     """Why two locks differ, in a sentence; None where they are equal."""
     if committed == made:
         return None
@@ -44,7 +44,7 @@ def _difference(committed: str, made: str) -> str | None:
     changed = [name for name in after if before[name].get("outs") != after[name].get("outs")]
     return (
         "This processor computes other last bits than the one that wrote the committed dvc.lock: outputs of "
-        f" {', '.join(changed)} differ. The figures are this machine's. dvc.lock was put back as committed; "
+        f"{', '.join(changed)} differ. The figures are this machine's. dvc.lock was put back as committed; "
         "the registered run keeps the one of this machine."
     )
 
@@ -62,7 +62,7 @@ def run_demo(console: Console) -> None:
     committed = _committed_lock()
     try:
         run()
-        difference = _difference(committed, LOCK.read_text()) if committed else None
+        difference = lock_difference(committed, LOCK.read_text()) if committed else None
         console.print("register: building the MLflow run ...")
         registered = register()
         labels = pd.read_parquet(LABELS)
