@@ -10,6 +10,7 @@ import soundfile
 import torch
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from tqdm import tqdm
 
 from flows.stage import main
 from whisper_router import report
@@ -52,18 +53,18 @@ def verify(router: Router, sample: pd.DataFrame, scores: Mapping[str, float], ca
     """Let the packaged Router transcribe; fail where a route or a text is not that of the cache."""
     texts = cached.set_index(["id", "arm"])["hypothesis"]
     wrong = []
-    for row, made in zip(
-        sample.itertuples(), router.transcribe([_wav(r) for r in sample.itertuples()]), strict=True
-    ):
-        arm = "strong" if scores[row.id] >= router.policy.threshold else "weak"
-        if made.error is not None:
-            wrong.append(f"{row.id}: {made.error}")
-        elif made.arm != arm:
-            wrong.append(
-                f"{row.id}: routed {made.arm} (score {made.score}), cached {arm} (score {scores[row.id]})"
-            )
-        elif made.text != texts[row.id, arm]:
-            wrong.append(f"{row.id}: {arm} said {made.text!r}, cached {texts[row.id, arm]!r}")
+    rows = list(sample.itertuples())
+    for start in tqdm(range(0, len(rows), 4), "evaluate: verify the router", unit="batch"):
+        chunk = rows[start : start + 4]
+        for row, made in zip(chunk, router.transcribe([_wav(row) for row in chunk]), strict=True):
+            arm = "strong" if scores[row.id] >= router.policy.threshold else "weak"
+            if made.error is not None:
+                wrong.append(f"{row.id}: {made.error}")
+            elif made.arm != arm:
+                was = f"cached {arm} (score {scores[row.id]})"
+                wrong.append(f"{row.id}: routed {made.arm} (score {made.score}), {was}")
+            elif made.text != texts[row.id, arm]:
+                wrong.append(f"{row.id}: {arm} said {made.text!r}, cached {texts[row.id, arm]!r}")
     if wrong:
         lines = "\n  ".join(wrong)
         raise UserError(

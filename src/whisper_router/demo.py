@@ -63,20 +63,23 @@ def run_demo(console: Console) -> None:
     try:
         run()
         difference = lock_difference(committed, LOCK.read_text()) if committed else None
-        console.print("register: building the MLflow run ...")
-        registered = register()
+        with console.status("registering the router in MLflow"):
+            registered = register()
         labels = pd.read_parquet(LABELS)
         clip = labels.loc[labels["split"] == "test", "id"].iloc[0]
         row = pd.read_parquet(MANIFEST).set_index("id").loc[clip]
         uri = f"models:/{MODEL}@{CHAMPION}"
-        (made,) = Router.load(uri).transcribe([row["audio"]])
+        with console.status(f"transcribing one clip through {uri}"):
+            (made,) = Router.load(uri).transcribe([row["audio"]])
     finally:
         if committed is not None:
             write_text(LOCK, committed)
     show_summary(console)
     state = "registered" if registered.new else "registered before"
     console.print(
-        f"  model: {MODEL} version {registered.version} ({state}), {uri} in mlruns/mlflow.db", highlight=False
+        f"  model: {MODEL} version {registered.version} ({state}), {uri} in mlruns/mlflow.db",
+        highlight=False,
+        soft_wrap=True,
     )
     console.print(f"\n{row['audio']} through {uri}:", highlight=False)
     console.print(f"  said:   {row['text']}\n  heard:  {made.text}", highlight=False)
@@ -90,4 +93,5 @@ def run_demo(console: Console) -> None:
         f"\nNext: .venv/bin/whisper-router transcribe --router {uri} YOUR.wav\n"
         "      or your own corpus: README.md, 'Your own corpus'",
         highlight=False,
+        soft_wrap=True,
     )

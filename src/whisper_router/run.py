@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 import psutil
+from rich.console import Console
 
 from whisper_router import environment
 from whisper_router.errors import UserError
@@ -56,6 +57,21 @@ def _stop(children: set[psutil.Process]) -> None:
     psutil.wait_procs(alive, timeout=5)
 
 
+def _wait(server: subprocess.Popen[bytes], health: str, log: Path) -> None:
+    """Return when the server answers."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        if server.poll() is not None:
+            raise RunError(f"the Prefect server stopped with code {server.returncode}; see {log}")
+        if time.monotonic() > deadline:
+            raise RunError(f"the Prefect server did not answer within {START_TIMEOUT_S:.0f} s; see {log}")
+        try:
+            with urllib.request.urlopen(health, timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+
+
 def _raise_exit(signum: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + signum)
 
@@ -74,17 +90,8 @@ def prefect_server() -> Iterator[str]:
     try:
         with log.open("w") as output:
             server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while True:
-            if server.poll() is not None:
-                raise RunError(f"the Prefect server stopped with code {server.returncode}; see {log}")
-            if time.monotonic() > deadline:
-                raise RunError(f"the Prefect server did not answer within {START_TIMEOUT_S:.0f} s; see {log}")
-            try:
-                with urllib.request.urlopen(f"{url}/health", timeout=2):
-                    break
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.3)
+        with Console(stderr=True).status("starting one Prefect server for all stages"):
+            _wait(server, f"{url}/health", log)
         yield url
     finally:
         _stop(_children() - before)
