@@ -76,6 +76,8 @@ def run_demo(console: Console) -> None:
             write_text(LOCK, committed)
     show_summary(console)
     state = "registered" if registered.new else "registered before"
+    if not registered.champion:
+        state += f"; {CHAMPION} stays on another, `whisper-router register --{CHAMPION}` moves it"
     console.print(
         f"  model: {MODEL} version {registered.version} ({state}), {uri} in mlruns/mlflow.db",
         highlight=False,
