@@ -19,8 +19,8 @@ from whisper_router.scoring import NORMALISER
 
 def calibrate_one(name: str, options: PolicyOptions, extractor: str, labels: pd.DataFrame) -> Policy:
     """Choose the threshold and say what it does on the calibration split."""
-    reader = FeatureReader(FEATURES / extractor)
-    decider, _ = load_decider(DECIDER / options.decider)
+    decider, description = load_decider(DECIDER / options.decider)
+    reader = FeatureReader(FEATURES / extractor, description["extractor"])
     scores = decider.score([reader[id_] for id_ in labels["id"]])
     threshold, target = choose_threshold(options, scores)
     strong = scores >= threshold

@@ -74,8 +74,8 @@ def verify(router: Router, sample: pd.DataFrame, scores: Mapping[str, float], ca
 
 def policy_scores(params: Params, policy: Policy, ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Scores of a policy's decider, and what they cost in multiply-accumulates."""
-    reader = FeatureReader(FEATURES / params.deciders[policy.decider].extractor)
-    decider, _ = load_decider(DECIDER / policy.decider)
+    decider, description = load_decider(DECIDER / policy.decider)
+    reader = FeatureReader(FEATURES / params.deciders[policy.decider].extractor, description["extractor"])
     features = [reader[id_] for id_ in ids]
     return decider.score(features), np.array(
         [decider.macs(len(feature)) for feature in features], dtype=np.float64

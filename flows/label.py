@@ -71,6 +71,8 @@ def label() -> None:
     labels = labels_table(manifest, transcripts)
     for id_, reason in sorted(errors.items()):
         print(f"label: {id_} has no label: {reason}")
+    for split, part in labels.groupby("split"):
+        print(f"label: {split}: {part['label'].sum()} of {len(part)} need the strong arm")
     run_checks("labels", labels_frame(labels), EXPECTED, CHECKS / "labels.json", DOCS / "labels")
     write_parquet(TRANSCRIPTS, transcripts)
     write_parquet(LABELS, labels)

@@ -168,7 +168,7 @@ def test_empty_and_missing_files_are_refused(tmp_path):
     refused(empty, "empty")
     refused(b"", "empty")
     refused(tmp_path / "absent.wav", "no such file")
-    refused(tmp_path, "no such file")
+    refused(tmp_path, "not a file")
 
 
 def test_a_file_without_samples_is_refused():
@@ -254,3 +254,16 @@ def test_a_silence_too_early_to_fill_a_window_is_passed_over():
     speech = np.random.default_rng(5).uniform(-0.5, 0.5, 40 * RATE).astype(np.float32)
     speech[10 * RATE : 11 * RATE] = 0
     assert windows(speech)[0].stop > 22 * RATE
+
+
+def test_a_playlist_opens_no_other_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret.wav").write_bytes(sound_file(tone(1.0, RATE), RATE, "WAV"))
+    concat = b"ffconcat version 1.0\nfile secret.wav\n"
+    hls = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1,\n{tmp_path}/secret.wav\n#EXT-X-ENDLIST\n".encode()
+    assert load_audio("secret.wav").size
+    for name, data in (("a.wav", concat), ("b.m3u8", hls)):
+        (tmp_path / name).write_bytes(data)
+        for source in (str(tmp_path / name), data):
+            with pytest.raises(AudioError):
+                load_audio(source)

@@ -314,3 +314,9 @@ def test_an_unknown_key_is_refused(copy):
 def test_no_router_there(tmp_path):
     with pytest.raises(UserError, match=r"nowhere holds no router\.json.*run"):
         Router.load(tmp_path / "nowhere")
+
+
+def test_a_threshold_that_compares_with_nothing_is_refused(router, waves):
+    for threshold in (float("nan"), float("inf")):
+        with pytest.raises(UserError, match="threshold"):
+            router.decide(waves[:1], threshold)

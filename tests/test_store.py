@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from whisper_router.asr.decoding import Attempt, Hypothesis
+from whisper_router.errors import UserError
 from whisper_router.store import ContentStore
 
 HYPOTHESIS = Hypothesis(
@@ -83,3 +84,21 @@ def test_an_interrupted_write_leaves_nothing_and_keeps_what_was_there(store, mon
     assert store.read_encoding(store.encoding_path("a", "b", "c")) is None
     assert files(store) == [text.name]
     assert store.read_hypothesis(text) == HYPOTHESIS
+
+
+def test_a_damaged_hypothesis_is_named_deleted_and_made_anew(store):
+    path = store.hypothesis_path("a" * 64, "arm")
+    store.write_hypothesis(path, HYPOTHESIS)
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(UserError, match=f"{path.name} was damaged"):
+        store.read_hypothesis(path)
+    assert store.read_hypothesis(path) is None
+
+
+def test_a_damaged_encoding_is_named_deleted_and_made_anew(store):
+    path = store.encoding_path("a" * 64, "arm", "extractor")
+    store.write_encoding(path, np.zeros((3, 2, 4), np.float16))
+    path.write_bytes(path.read_bytes()[:30])
+    with pytest.raises(UserError, match=f"{path.name} was damaged"):
+        store.read_encoding(path)
+    assert store.read_encoding(path) is None

@@ -12,6 +12,7 @@ from whisper_router.errors import UserError
 SAMPLE_RATE = 16_000  # Hz, Whisper's rate
 WINDOW_S = 30.0  # seconds that Whisper's encoder sees at once
 MAX_BYTES = 1 << 30
+CONTAINERS = "wav,w64,flac,mp3,ogg,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,aac,aiff"  # FFmpeg's demuxers
 MAX_SECONDS = 4 * 3600.0
 
 Audio = np.ndarray[tuple[int], np.dtype[np.float32]]
@@ -40,19 +41,30 @@ def load_audio(source: str | Path | bytes, max_seconds: float = MAX_SECONDS) -> 
     else:
         path = Path(source)
         if not path.is_file():
-            raise AudioError(f"{name}: no such file")
+            raise AudioError(f"{name}: {'not a file' if path.exists() else 'no such file'}")
         size = path.stat().st_size
     if size == 0:
         raise AudioError(f"{name}: empty")
     if size > MAX_BYTES:
         raise AudioError(f"{name}: {size} bytes, more than the limit of {MAX_BYTES}")
     _refuse_short_wav(source, size, name)
-    opened = io.BytesIO(source) if isinstance(source, bytes) else str(source)
     try:
-        with av.open(opened, mode="r", metadata_errors="ignore") as container:
+        with _open(source) as container:
             return _decode(container, name, max_seconds)
-    except (av.FFmpegError, EOFError, OSError) as error:
+    except (av.FFmpegError, EOFError, OSError, ValueError) as error:
         raise AudioError(f"{name}: not readable as audio ({error})") from error
+
+
+def _open(source: str | Path | bytes) -> av.container.InputContainer:
+    """Open audio, but no playlist: those would have FFmpeg read other files."""
+    opened = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+    return av.open(opened, mode="r", metadata_errors="ignore", options={"format_whitelist": CONTAINERS})
+
+
+def source_rate(path: str | Path) -> int:
+    """The sampling rate in Hz that a file is stored at."""
+    with _open(path) as container:
+        return int(container.streams.audio[0].rate)
 
 
 def _refuse_short_wav(source: str | Path | bytes, size: int, name: str) -> None:

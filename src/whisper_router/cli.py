@@ -68,16 +68,19 @@ def run(
     whisper-router run -S ingest.root=/data/calls
     -S 'ingest.corpora=[{name: calls, kind: table, path: calls.jsonl}]'
     """
+    from whisper_router.asr.weights import find_checkpoint
     from whisper_router.params import load_params, set_params
     from whisper_router.run import run as run_dag
     from whisper_router.summary import show_summary
 
     if assignments:
         set_params(assignments)
-    load_params()
+    arms = load_params().arms
+    for arm in (arms.weak, arms.strong):
+        find_checkpoint(arm.model)  # before DVC removes the outputs of the last run
     run_dag()
     show_summary(Console())
-    print("\nNext: whisper-router register")
+    print("\nNext: whisper-router register --champion")
 
 
 @app.command()
@@ -103,7 +106,7 @@ def _each(files: list[Path], router: str, threshold: float | None, as_json: bool
         for path, row in zip(chunk, made, strict=True):
             failed += row.error is not None
             if as_json:
-                print(json.dumps({"audio": str(path), **asdict(row)}, ensure_ascii=False))
+                print(json.dumps({"audio": str(path), **asdict(row)}, ensure_ascii=False, allow_nan=False))
             elif row.error is not None:
                 print(f"{path}: error: {row.error}", file=sys.stderr)
             else:

@@ -67,6 +67,13 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not JSON: {error}") from error
 
 
+def read_parquet(path: Path) -> pd.DataFrame:
+    """Read a table that a stage wrote; the error names the file."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; `whisper-router run` makes it")
+    return pd.read_parquet(path)
+
+
 def write_parquet(path: Path, table: pd.DataFrame) -> None:
     """Write a table as Parquet without its index."""
     with replacing(path) as temporary:

@@ -117,8 +117,8 @@ def load_params(path: Path = PARAMS) -> Params:
     if not path.is_file():
         raise ParamsError(f"{path.absolute()}: no such file; run from the project's folder")
     try:
-        values = YAML(typ="safe").load(path.read_text())
-    except YAMLError as error:
+        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path} is not YAML: {error}") from error
     return _validated(values, path)
 

@@ -121,7 +121,8 @@ def _image(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def _percent(figure: Mapping[str, Any]) -> str:
+def percent(figure: Mapping[str, Any]) -> str:
+    """A figure with its interval, or why there is none."""
     if figure["value"] is None:
         return f"none: {figure.get('reason', 'not defined')}"
     text = f"{figure['value']:.1%}"
@@ -145,7 +146,7 @@ def page(
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["percent"] = _percent
+    environment.filters["percent"] = percent
     made = metrics[chosen]
     few = made["wer_weak"]["interval"]
     rows = [

@@ -1,5 +1,6 @@
 """The router: arms, extractor, decider and policy in one object, the same for evaluation and serving."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -121,7 +122,7 @@ class Router:
             description = RouterDescription.model_validate(read_json(folder / "router.json"))
             policy = Policy.model_validate(read_json(folder / "policy.json"))
             decider, _ = load_decider(folder / "decider")
-        except (ValidationError, SafetensorError, KeyError, RuntimeError) as error:
+        except (ValidationError, SafetensorError, KeyError, RuntimeError, OSError) as error:
             raise UserError(f"{folder} is damaged; package it again: {error}") from error
         found = {
             "weak_arm": digest(description.weak.spec()),
@@ -154,19 +155,28 @@ class Router:
 
     def decide(self, audio: Sequence[str | Path | bytes], threshold: float | None = None) -> list[Decision]:
         """Score each utterance without transcribing; a bad file fails its own row."""
-        limit = self.policy.threshold if threshold is None else threshold
+        limit = self._limit(threshold)
         return [self._join(*row, limit) for row in self._run(audio, limit, transcribe=False)]
 
     def transcribe(
         self, audio: Sequence[str | Path | bytes], threshold: float | None = None
     ) -> list[Transcript]:
         """Route and transcribe each utterance; a bad file fails its own row."""
-        limit = self.policy.threshold if threshold is None else threshold
+        limit = self._limit(threshold)
         result = []
         for segments, error in self._run(audio, limit, transcribe=True):
             text = None if error else " ".join(s.text for s in segments if s.text)
             result.append(Transcript(**vars(self._join(segments, error, limit)), text=text))
         return result
+
+    def _limit(self, threshold: float | None) -> float:
+        if threshold is None:
+            return self.policy.threshold
+        if not math.isfinite(threshold):
+            raise UserError(
+                f"threshold {threshold}: not a number to compare scores with; give one from 0 to 1"
+            )
+        return threshold
 
     def _join(self, segments: tuple[Segment, ...], error: str | None, threshold: float) -> Decision:
         if error is not None:

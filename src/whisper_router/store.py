@@ -4,14 +4,22 @@ import os
 from pathlib import Path
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from whisper_router.asr.decoding import Hypothesis
+from whisper_router.errors import UserError
 from whisper_router.files import replacing
 from whisper_router.hashing import digest
 
 _HYPOTHESIS = TypeAdapter(Hypothesis)
+
+
+def _damaged(path: Path) -> UserError:
+    """Delete an entry that cannot be read, so that the next run computes it anew."""
+    path.unlink(missing_ok=True)
+    return UserError(f"{path} was damaged and is deleted; run again, only what is missing is computed")
 
 
 class ContentStore:
@@ -40,7 +48,12 @@ class ContentStore:
     @staticmethod
     def read_hypothesis(path: Path) -> Hypothesis | None:
         """The stored hypothesis; None where there is none."""
-        return _HYPOTHESIS.validate_json(path.read_bytes()) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            return _HYPOTHESIS.validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise _damaged(path) from error
 
     @staticmethod
     def write_hypothesis(path: Path, hypothesis: Hypothesis) -> None:
@@ -51,7 +64,12 @@ class ContentStore:
     @staticmethod
     def read_encoding(path: Path) -> np.ndarray | None:
         """The stored encoding, shape (frames, layers, width), float16; None where there is none."""
-        return load_file(path)["states"] if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            return load_file(path)["states"]
+        except (SafetensorError, KeyError) as error:
+            raise _damaged(path) from error
 
     @staticmethod
     def write_encoding(path: Path, states: np.ndarray) -> None:

@@ -1,31 +1,20 @@
 """What a person wants to know after a run: figures, places, the next command."""
 
-from typing import Any
-
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from whisper_router.cost import CURRENCIES, Dims
 from whisper_router.evaluation import build_pair
-from whisper_router.files import read_json
+from whisper_router.files import read_json, read_parquet
 from whisper_router.params import load_params
 from whisper_router.paths import ARMS, LABELS, METRICS, PLOTS, REPORT, ROUTER, TRANSCRIPTS
-from whisper_router.report import CHOICE_NAMES, DEMO_NOTE, is_demo
-
-
-def _percent(figure: dict[str, Any]) -> str:
-    if figure["value"] is None:
-        return "none"
-    interval = figure.get("interval")
-    bounds = f" ({interval[0]:.1%} to {interval[1]:.1%})" if isinstance(interval, list) else ""
-    return f"{figure['value']:.1%}{bounds}"
+from whisper_router.report import CHOICE_NAMES, DEMO_NOTE, is_demo, percent
 
 
 def show_summary(console: Console) -> None:
     """Print the packaged router's figures on the test split, and where everything is."""
     params, arms = load_params(), read_json(ARMS)
-    labels, metrics = pd.read_parquet(LABELS), read_json(METRICS / "test.json")
+    labels, metrics = read_parquet(LABELS), read_json(METRICS / "test.json")
     counts = metrics["counts"]
     console.print()
     console.rule(
@@ -38,13 +27,17 @@ def show_summary(console: Console) -> None:
         f"{counts['utterances']} utterances of {counts['speakers']} speakers, "
         f"{counts['need_strong']} need it, {counts['sent_to_strong']} were sent to it."
     )
-    table = Table(caption="95 % intervals by a bootstrap over speakers. Costs are shares of always-strong's.")
+    few = metrics["wer_weak"]["interval"]
+    intervals = (
+        f"No intervals: {few}." if isinstance(few, str) else "95 % intervals by a bootstrap over speakers."
+    )
+    table = Table(caption=f"{intervals} Costs are shares of always-strong's.")
     for column in ("choice", "WER", *(f"cost in {currency}" for currency in CURRENCIES)):
         table.add_column(column, justify="left" if column == "choice" else "right")
     for choice, name in CHOICE_NAMES.items():
-        costs = [_percent({"value": metrics[f"{currency}_{choice}"]["value"]}) for currency in CURRENCIES]
+        costs = [percent({"value": metrics[f"{currency}_{choice}"]["value"]}) for currency in CURRENCIES]
         style = "bold" if choice == "routed" else None
-        table.add_row(name, _percent(metrics[f"wer_{choice}"]), *costs, style=style)
+        table.add_row(name, percent(metrics[f"wer_{choice}"]), *costs, style=style)
     console.print(table)
     for name, text in (
         ("strong_share", "share sent to strong"),
@@ -54,10 +47,7 @@ def show_summary(console: Console) -> None:
         ("saving_macs", "saving in macs (cached decoder, all products)"),
         ("saving_macs_paper", "saving in macs_paper (the paper's count)"),
     ):
-        reason = metrics[name].get("reason")
-        console.print(
-            f"  {text}: {_percent(metrics[name])}" + (f": {reason}" if reason else ""), highlight=False
-        )
+        console.print(f"  {text}: {percent(metrics[name])}", highlight=False)
     for text, place in (
         ("chart", PLOTS / "frontier_macs.png"),
         ("report", REPORT),
@@ -69,7 +59,7 @@ def show_summary(console: Console) -> None:
 
 def show_cost(console: Console) -> dict[str, dict[str, float]]:
     """Print what an hour of the test split's audio costs by each choice and policy, in 1e9 MACs."""
-    labels, transcripts = pd.read_parquet(LABELS), pd.read_parquet(TRANSCRIPTS)
+    labels, transcripts = read_parquet(LABELS), read_parquet(TRANSCRIPTS)
     labels = labels[labels["split"] == "test"]
     pair = build_pair(
         labels, transcripts, {name: Dims(**arm["dims"]) for name, arm in read_json(ARMS).items()}

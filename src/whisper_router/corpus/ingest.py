@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import av
 import pandas as pd
 from tqdm import tqdm
 
-from whisper_router.audio import SAMPLE_RATE, AudioError, audio_sha256, load_audio
+from whisper_router.audio import SAMPLE_RATE, AudioError, audio_sha256, load_audio, source_rate
 from whisper_router.corpus.demo import make_demo
 from whisper_router.corpus.options import Corpus, IngestOptions
 from whisper_router.corpus.splits import assign_splits, drop_shared_texts
@@ -90,13 +89,11 @@ def _probe(row: dict[str, Any], options: IngestOptions) -> dict[str, Any] | str:
     if not options.min_duration_s <= duration <= options.max_duration_s:
         bounds = f"{options.min_duration_s:g} to {options.max_duration_s:g} s"
         return f"duration {duration:.2f} s is outside ingest's bounds of {bounds}"
-    with av.open(row["audio"]) as container:
-        rate = container.streams.audio[0].rate
     return {
         **row,
         "offset_s": offset,
         "duration_s": duration,
-        "sample_rate": rate,
+        "sample_rate": source_rate(row["audio"]),
         "sha256": audio_sha256(segment),
     }
 

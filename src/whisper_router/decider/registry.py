@@ -1,6 +1,7 @@
 """Deciders by kind, and the folder that holds a trained one."""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -32,7 +33,7 @@ def save_decider(
     write_json(folder / DESCRIPTION, description)
 
 
-def load_decider(folder: Path) -> tuple[Decider, dict[str, object]]:
+def load_decider(folder: Path) -> tuple[Decider, dict[str, Any]]:
     """The decider of a folder and its description."""
     description = read_json(folder / DESCRIPTION)
     options = _OPTIONS.validate_python(description["options"])
