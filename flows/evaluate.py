@@ -4,7 +4,6 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import soundfile
 import torch
@@ -16,18 +15,16 @@ from flows.stage import main
 from whisper_router import report
 from whisper_router.audio import SAMPLE_RATE, load_segment
 from whisper_router.cost import Dims
-from whisper_router.decider.registry import load_decider
+from whisper_router.decider.scores import Scores, score_split
 from whisper_router.errors import UserError
-from whisper_router.evaluation import build_pair, sweep
+from whisper_router.evaluation import Spent, build_pair, spent_on, sweep
 from whisper_router.evaluation import evaluate as measure
-from whisper_router.features.store import FeatureReader
 from whisper_router.files import read_json, replacing_folder, write_json, write_text
 from whisper_router.hashing import unit_interval
-from whisper_router.params import Params, load_params
+from whisper_router.params import load_params
 from whisper_router.paths import (
     ARMS,
     DECIDER,
-    FEATURES,
     LABELS,
     MANIFEST,
     METRICS,
@@ -72,21 +69,6 @@ def verify(router: Router, sample: pd.DataFrame, scores: Mapping[str, float], ca
         )
 
 
-def policy_scores(params: Params, policy: Policy, ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of a policy's decider, and what they cost in multiply-accumulates."""
-    decider, description = load_decider(DECIDER / policy.decider)
-    reader = FeatureReader(FEATURES / params.deciders[policy.decider].extractor, description["extractor"])
-    features = [reader[id_] for id_ in ids]
-    return decider.score(features), np.array(
-        [decider.macs(len(feature)) for feature in features], dtype=np.float64
-    )
-
-
-def is_cascade(params: Params, policy: Policy) -> bool:
-    """Whether the policy's decider reads the weak arm's finished hypothesis."""
-    return params.extractors[params.deciders[policy.decider].extractor].kind == "confidence"
-
-
 @flow(name="evaluate", validate_parameters=False)
 def evaluate() -> None:
     """Measure every policy, prove the packaged router against the cache, draw and report."""
@@ -103,30 +85,42 @@ def evaluate() -> None:
     options = params.evaluate
 
     policies = {name: Policy.model_validate(read_json(POLICY / f"{name}.json")) for name in params.policies}
-    metrics: dict[str, Any] = {}
+    scored: dict[str, Scores] = {}
+    spent: dict[str, Spent] = {}
     sweeps: dict[str, pd.DataFrame] = {}
-    scored: dict[str, np.ndarray] = {}
-    for name, policy in policies.items():
-        scores, macs = policy_scores(params, policy, ids)
-        cascade = is_cascade(params, policy)
-        scored[name] = scores
-        metrics[name] = measure(
-            pair, scores, policy.threshold, cascade, macs, options.bootstrap, options.seed
+    for name in {policy.decider: None for policy in policies.values()}:
+        scored[name] = score_split(params, name, ids)
+        spent[name] = spent_on(params.extractors[params.deciders[name].extractor], scored[name].macs)
+        sweeps[name] = sweep(pair, scored[name].scores, spent[name])
+    metrics: dict[str, Any] = {
+        name: measure(
+            pair,
+            scored[policy.decider].scores,
+            policy.threshold,
+            spent[policy.decider],
+            options.bootstrap,
+            options.seed,
         )
-        if policy.decider not in sweeps:
-            sweeps[policy.decider] = sweep(pair, scores, cascade, macs)
+        for name, policy in policies.items()
+    }
 
     chosen = params.router.policy
     router = Router.load(ROUTER)
     test = manifest[manifest["id"].isin(ids)]
     order = test["id"].map(lambda id_: unit_interval("verify", id_))
     sample = test.loc[order.sort_values().index[: options.verify]]
-    verify(router, sample, dict(zip(ids, scored[chosen].tolist(), strict=True)), transcripts)
+    verify(
+        router,
+        sample,
+        dict(zip(ids, scored[policies[chosen].decider].scores.tolist(), strict=True)),
+        transcripts,
+    )
 
+    shown = report.summary(metrics[chosen], len(sample))
     with replacing_folder(METRICS) as folder:
         write_json(folder / "test.json", metrics[chosen])
         write_json(folder / "policies.json", metrics)
-        write_json(folder / "summary.json", report.summary(metrics[chosen], len(sample)))
+        write_json(folder / "summary.json", shown)
     note = report.DEMO_NOTE if report.is_demo(params) else None
     with replacing_folder(PLOTS) as folder:
         for currency in ("macs", "macs_paper"):
@@ -146,7 +140,6 @@ def evaluate() -> None:
         read_json(ROUTER / "provenance.json"),
     )
     write_text(REPORT, page)
-    shown = report.summary(metrics[chosen], len(sample))
     print(
         f"evaluate: {len(ids)} test utterances; WER weak {shown['wer_weak']:.1%}, "
         f"strong {shown['wer_strong']:.1%}, routed {shown['wer_routed']:.1%} with "

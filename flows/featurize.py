@@ -1,6 +1,7 @@
 """featurize: what deciders see -> data/features/<extractor>/."""
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -10,28 +11,35 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.stage import main
 from whisper_router.asr.reference import ArmReference, arm_references
+from whisper_router.audio import SAMPLE_RATE
 from whisper_router.checks import FEATURES as EXPECTED
 from whisper_router.checks import features_frame, run_checks
-from whisper_router.features.extractors import confidence, extractor_identity
+from whisper_router.cost import Dims
+from whisper_router.features.extractors import confidence, extractor_identity, feature_frames
 from whisper_router.features.options import EncoderExtractor
-from whisper_router.features.store import FeatureReader, write_features
+from whisper_router.features.store import FeatureReader, write_features, write_frames
 from whisper_router.files import read_json, replacing_folder
-from whisper_router.labelling import Work, compute, hypothesis_of, plan_work, utterances
+from whisper_router.labelling import Work, compute, encoding_bytes, hypothesis_of, plan_work, utterances
 from whisper_router.params import Params, load_params
 from whisper_router.paths import ARMS, CHECKS, DOCS, FEATURES, LABELS, MANIFEST, TRANSCRIPTS
 from whisper_router.store import ContentStore
 
 
 def encoder_features(
-    params: Params, extractor: EncoderExtractor, weak: ArmReference, manifest: pd.DataFrame
+    params: Params, extractor: EncoderExtractor, reference: ArmReference, manifest: pd.DataFrame
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Pooled encoder states from the content store; what it lacks is encoded first."""
-    store, work = ContentStore(), Work(weak.sha256, weak.decode, False, (extractor,))
+    """Encoder states from the content store; what it lacks, or holds damaged, is encoded."""
+    store, work = ContentStore(), Work(reference.sha256, reference.decode, False, (extractor,))
+    load = cache(reference.load)
     batches = plan_work(utterances(manifest), work, store, params.runtime.batch_size)
     if batches:
-        compute(weak.load(), batches, work, store, "featurize: encode")
-    for row in manifest.itertuples():
-        states = store.read_encoding(work.encoding_path(store, row.sha256, extractor))
+        compute(load(), batches, work, store, "featurize: encode")
+    for row in utterances(manifest):
+        path = work.encoding_path(store, row.sha256, extractor)
+        states = store.read_encoding(path)
+        if states is None:
+            compute(load(), [[row]], work, store, f"featurize: encode {row.id} again")
+            states = store.read_encoding(path)
         if states is not None:
             yield row.id, states
 
@@ -48,20 +56,35 @@ def confidence_features(manifest: pd.DataFrame) -> Iterator[tuple[str, np.ndarra
 def featurize_one(name: str, params: Params, manifest: pd.DataFrame) -> None:
     """Write and check the features of one extractor."""
     extractor = params.extractors[name]
-    reference = arm_references(read_json(ARMS))["weak"]
+    arm = read_json(ARMS)[extractor.arm]
+    reference = arm_references({extractor.arm: arm})[extractor.arm]
+    identity, folder = extractor_identity(extractor, reference.spec()), FEATURES / name
+    if extractor.kind == "encoder" and not extractor.is_stored:
+        rows, dims = utterances(manifest), Dims(**arm["dims"])
+        size = encoding_bytes(rows, reference.decode, extractor, dims.audio_layers + 1, dims.width)
+        counts = [round(row.duration_s * SAMPLE_RATE) for row in rows]
+        frames = (feature_frames(extractor, count, reference.decode.context(count)) for count in counts)
+        write_frames(folder, zip(manifest["id"], frames, strict=True), identity)
+        print(
+            f"featurize: {name}: {len(rows)} utterances, not stored (it would take {size / 1e9:.2f} GB, "
+            f"{size / manifest['duration_s'].sum() * 60 / 1e6:.1f} MB a minute of audio): who reads encodes"
+        )
+        return
     if extractor.kind == "encoder":
         features = encoder_features(params, extractor, reference, manifest)
     else:
         features = confidence_features(manifest)
-    folder = FEATURES / name
-    write_features(folder, features, extractor_identity(extractor, reference.spec()))
+    write_features(folder, features, identity)
     reader = FeatureReader(folder)
     frame = features_frame({id_: reader[id_] for id_ in reader.ids}, manifest["id"].tolist())
     run_checks(
         f"features-{name}", frame, EXPECTED, CHECKS / "features" / f"{name}.json", DOCS / f"features-{name}"
     )
     size = sum(path.stat().st_size for path in folder.iterdir())
-    print(f"featurize: {name}: {len(reader.ids)} utterances, {size / 2**20:.1f} MiB")
+    print(
+        f"featurize: {name}: {len(reader.ids)} utterances, {size / 1e6:.1f} MB, "
+        f"{size / manifest['duration_s'].sum() * 60 / 1e6:.2f} MB a minute of audio"
+    )
 
 
 @flow(name="featurize", validate_parameters=False)

@@ -6,30 +6,35 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.stage import main
-from whisper_router.decider.curve import draw_curve
-from whisper_router.decider.options import DeciderOptions
+from whisper_router.decider.curve import best_point, draw_curve
 from whisper_router.decider.registry import KINDS, save_decider
-from whisper_router.features.store import FeatureReader
+from whisper_router.decider.training import Examples
+from whisper_router.features.reader import open_features
 from whisper_router.files import replacing_folder, write_json
-from whisper_router.params import load_params
-from whisper_router.paths import DECIDER, FEATURES, LABELS
+from whisper_router.params import Params, load_params
+from whisper_router.paths import DECIDER, LABELS
 
 
 @task(name="train-decider", task_run_name="train-{name}", cache_policy=NO_CACHE)
-def train_one(name: str, options: DeciderOptions, labels: pd.DataFrame) -> None:
-    """Train one decider; keep the one with the lowest dev loss, and its curve."""
-    reader = FeatureReader(FEATURES / options.extractor)
-    parts = {}
-    for split in ("train", "dev"):
-        part = labels[labels["split"] == split]
-        parts[split] = ([reader[id_] for id_ in part["id"]], part["label"].to_numpy())
-    decider, curve = KINDS[options.kind].fit(options, parts["train"], parts["dev"])  # type: ignore[arg-type]
+def train_one(name: str, params: Params, labels: pd.DataFrame) -> None:
+    """Train one decider; keep its best by the dev split, and its curve."""
+    options = params.deciders[name]
+    reader = open_features(options.extractor, params.extractors[options.extractor], params.runtime.batch_size)
+    parts = {split: labels[labels["split"] == split] for split in ("train", "dev")}
+    examples = {
+        split: Examples(reader, part["id"].tolist(), part["label"].to_numpy())
+        for split, part in parts.items()
+    }
+    kind = KINDS[options.kind]
+    decider, curve = kind.fit(options, examples["train"], examples["dev"], f"train: {name}")  # type: ignore[arg-type]
     with replacing_folder(DECIDER / name) as folder:
         save_decider(folder, decider, options, reader.extractor)
         write_json(folder / "curve.json", curve)
-        draw_curve(folder / "curve.png", f"Decider {name} ({options.kind})", curve)
-    best = min(curve, key=lambda point: point["dev_loss"])
-    print(f"train: {name}: {decider.parameters} parameters, best of {len(curve)} by dev loss: {best}")
+        draw_curve(folder / "curve.png", f"Decider {name} ({options.kind})", curve, options.keep)
+    print(
+        f"train: {name}: {decider.parameters:,} parameters, best of {len(curve)} by dev {options.keep}: "
+        f"{best_point(curve, options.keep)}"
+    )
 
 
 @flow(name="train", validate_parameters=False)
@@ -40,8 +45,8 @@ def train() -> None:
     labels = pd.read_parquet(LABELS)
     with replacing_folder(DECIDER):
         pass
-    for name, options in params.deciders.items():
-        train_one(name, options, labels)
+    for name in params.deciders:
+        train_one(name, params, labels)
 
 
 if __name__ == "__main__":

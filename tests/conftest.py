@@ -3,7 +3,7 @@
 import io
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -25,8 +25,10 @@ from whisper_router.audio import SAMPLE_RATE
 from whisper_router.decider.logistic import LogisticDecider
 from whisper_router.decider.options import LogisticOptions
 from whisper_router.decider.registry import decider_sha256, save_decider
+from whisper_router.decider.training import Examples
 from whisper_router.features.extractors import confidence, extractor_identity, pool_states
 from whisper_router.features.options import ConfidenceExtractor, EncoderExtractor
+from whisper_router.features.store import FeatureReader, write_features
 from whisper_router.files import write_json, write_text
 from whisper_router.hashing import digest
 from whisper_router.policy.calibrate import Bound, Calibration, Policy, choose_threshold
@@ -140,6 +142,13 @@ def make_arm(checkpoints: dict[str, Path]) -> Callable[..., Arm]:
     return make
 
 
+def make_examples(folder: Path, features: Sequence[np.ndarray], labels: np.ndarray) -> Examples:
+    """Stored features with their labels; utterances are called ``u0``, ``u1``, ..."""
+    ids = [f"u{i}" for i in range(len(features))]
+    write_features(folder, zip(ids, features, strict=True), {"made": "by a test"})
+    return Examples(FeatureReader(folder), ids, np.asarray(labels))
+
+
 def _reference(path: Path, options: DecodeOptions) -> ArmReference:
     found = find_checkpoint(str(path))
     return ArmReference(model=str(path), sha256=found.sha256, size=found.size, decode=options)
@@ -160,24 +169,25 @@ def package_router(checkpoints: dict[str, Path], clips: list[np.ndarray]) -> Cal
         c: float = 1.0,
     ) -> Path:
         arms = {"weak": _reference(weak_weights, weak), "strong": _reference(strong_weights, strong)}
-        arm = arms["weak"].load()
+        read = "strong" if kind == "strong_encoder" else "weak"
+        arm = arms[read].load()
         encodings = [arm.encode_audio([clip]) for clip in clips]
-        if kind == "encoder":
-            extractor = EncoderExtractor(kind="encoder", pool=4)
-            features = [
-                pool_states(encoding.states, 0, clip.size, extractor.pool)
-                for encoding, clip in zip(encodings, clips, strict=True)
-            ]
-        else:
+        if kind == "confidence":
             extractor = ConfidenceExtractor(kind="confidence")
             features = [
                 confidence(arm.decode(encoding, [clip])[0], clip.size / SAMPLE_RATE)
                 for encoding, clip in zip(encodings, clips, strict=True)
             ]
-        identity = extractor_identity(extractor, arms["weak"].spec())
+        else:
+            extractor = EncoderExtractor(kind="encoder", arm=read, pool=4)
+            features = [
+                pool_states(encoding.states, 0, clip.size, extractor)
+                for encoding, clip in zip(encodings, clips, strict=True)
+            ]
+        identity = extractor_identity(extractor, arms[read].spec())
         options = LogisticOptions(kind="logistic", extractor=kind, c=(c,))
-        toy = (features, np.arange(len(clips)) % 2)
-        decider, curve = LogisticDecider.fit(options, toy, toy)
+        toy = make_examples(folder.with_name(f"{folder.name}-features"), features, np.arange(len(clips)) % 2)
+        decider, curve = LogisticDecider.fit(options, toy, toy, "toy")
         save_decider(folder / "decider", decider, options, identity)
         write_json(folder / "decider" / "curve.json", curve)
         half = StrongShareOptions(kind="strong_share", decider=kind, share=0.5)
@@ -218,7 +228,7 @@ def package_router(checkpoints: dict[str, Path], clips: list[np.ndarray]) -> Cal
 def routers(package_router: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A packaged router for each kind of extractor."""
     folder = tmp_path_factory.mktemp("routers")
-    return {kind: package_router(folder / kind, kind) for kind in ("encoder", "confidence")}
+    return {kind: package_router(folder / kind, kind) for kind in ("encoder", "confidence", "strong_encoder")}
 
 
 @dataclass
@@ -258,3 +268,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
     for module in (reference, router):
         monkeypatch.setattr(module, "load_arm", counted_load)
     return made
+
+
+@pytest.fixture(scope="session")
+def examples() -> Callable[..., Examples]:
+    return make_examples
+
+
+@pytest.fixture(scope="session")
+def reference_of() -> Callable[[Path, DecodeOptions], ArmReference]:
+    """The reference of a checkpoint."""
+    return _reference

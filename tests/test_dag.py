@@ -3,11 +3,16 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from whisper_router.decider.training import read_state
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.real]
 
@@ -130,3 +135,70 @@ def test_the_registered_model_works_with_the_repository_moved_away(clone: Path, 
     assert good["score"] == pytest.approx(routed["score"], abs=1e-3)
     assert good["error"] is None
     assert "not readable as audio" in bad["error"]
+
+
+def kill_when(clone: Path, stage: str, reached: Callable[[], bool]) -> None:
+    """Start a stage's flow and kill it, with all it started, as soon as it got that far."""
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("PREFECT", "MLFLOW"))
+    }
+    environment |= {"PYTHONPATH": str(clone / "src"), "WHISPER_ROUTER_CACHE": str(clone / ".cache")}
+    command = [sys.executable, "-m", f"flows.{stage}"]
+    with (clone / f"{stage}.log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=clone, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    while not reached():
+        assert process.poll() is None, (clone / f"{stage}.log").read_text()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_killed_featurize_and_a_killed_train_go_on_with_an_equal_result(clone: Path) -> None:
+    preset = ["--preset", "paper-compact", "-S", "deciders.paper-compact.epochs=60"]
+    assert stages_run(call(clone, "run", *preset)) == STAGES[3:]
+    expected = (clone / "dvc.lock").read_text()
+    total = len(list((clone / ".cache/encodings").glob("*/*.safetensors")))
+    lost = (".cache/encodings", ".cache/trainings", ".dvc/cache/runs", "data/features", "data/decider")
+    for folder in lost:
+        shutil.rmtree(clone / folder)
+
+    def encodings() -> int:
+        return len(list((clone / ".cache/encodings").glob("*/*.safetensors")))
+
+    def epochs() -> list[int]:
+        """Of each training that was begun, in the order of their last epochs."""
+        states = sorted((clone / ".cache/trainings").glob("*/*.pt"), key=lambda path: path.stat().st_mtime)
+        return [len(read_state(path)["curve"]) for path in states]
+
+    kill_when(clone, "featurize", lambda: encodings() > 20)
+    assert 20 < encodings() < total
+    call(clone, "run")
+    assert (clone / "dvc.lock").read_text() == expected
+
+    for folder in (".cache/trainings", ".dvc/cache/runs", "data/decider"):
+        shutil.rmtree(clone / folder)
+    kill_when(clone, "train", lambda: len(epochs()) == 2 and epochs()[-1] >= 3)
+    assert 3 <= epochs()[-1] < 60
+    call(clone, "run")
+    assert epochs()[-1] == 60
+    assert (clone / "dvc.lock").read_text() == expected
+
+
+def test_the_paper_s_router_runs_without_its_states_on_the_disk(tmp_path: Path) -> None:
+    folder = make_clone(tmp_path)
+    few = ["-S", SMALL.replace(f"utterances: {UTTERANCES}", "utterances: 40")]
+    output = call(folder, "run", *few, "--preset", "paper", "-S", "deciders.paper.epochs=2")
+    assert stages_run(output) == STAGES
+    assert "featurize: paper: 40 utterances, not stored (it would take 0.43 GB, " in output
+    assert not list((folder / "data/features/paper").glob("shard-*"))
+    summary = json.loads((folder / "data/metrics/summary.json").read_text())
+    assert summary["verified_with_router"] == min(12, summary["utterances"])
+    description = json.loads((folder / "data/router/router.json").read_text())
+    assert description["extractor"]["arm"] == "strong"
+    listed = json.loads(call(folder, "cache", "ls", "--json"))
+    assert 0 < listed["shared"] <= listed["dvc_cache"]
+    assert listed["sum"] < listed["data"] + listed["dvc_cache"] + sum(
+        kind["bytes"] for kind in listed["store"].values()
+    )

@@ -16,6 +16,7 @@ from whisper_router.cost import CURRENCIES, Dims, arm_macs, encoder_macs, paper_
 from whisper_router.evaluation import (
     MIN_SPEAKERS,
     Pair,
+    Spent,
     auroc,
     build_pair,
     choices,
@@ -23,9 +24,13 @@ from whisper_router.evaluation import (
     oracle_frontier,
     routed_cost,
     speaker_weights,
+    spent_on,
     sweep,
     with_intervals,
 )
+from whisper_router.features.options import ConfidenceExtractor, EncoderExtractor
+
+READS = ("weak", "weak_encoder", "strong_encoder")
 
 SCORES = np.array([0.1, 0.6, 0.9, 0.7])
 HAND = Pair(
@@ -39,6 +44,7 @@ HAND = Pair(
     weak={"macs": np.array([10.0, 10, 20, 10]), "macs_paper": np.array([50.0, 60, 70, 60])},
     strong={"macs": np.array([30.0, 40, 50, 40]), "macs_paper": np.array([300.0, 400, 500, 400])},
     weak_encoder={"macs": np.array([8.0, 8, 9, 8]), "macs_paper": np.array([20.0, 20, 20, 20])},
+    strong_encoder={"macs": np.array([25.0, 26, 27, 25]), "macs_paper": np.array([90.0, 90, 90, 90])},
 )
 
 
@@ -46,8 +52,15 @@ def values(metrics: dict[str, Any]) -> dict[str, float]:
     return {name: figure["value"] for name, figure in metrics.items() if "value" in figure}
 
 
-def measured(pair: Pair, scores: np.ndarray, threshold: float, cascade: bool, decider: float = 0.0) -> dict:
-    return evaluate(pair, scores, threshold, cascade, np.full(len(scores), decider), 100, 0)
+def spent(reads: str, n: int, decider: float = 0.0) -> Spent:
+    """The decider costs the same in both accountings."""
+    return Spent(reads, dict.fromkeys(CURRENCIES, np.full(n, decider)))
+
+
+def measured(
+    pair: Pair, scores: np.ndarray, threshold: float, reads: str = "weak", decider: float = 0.0
+) -> dict:
+    return evaluate(pair, scores, threshold, spent(reads, len(scores), decider), 100, 0)
 
 
 @st.composite
@@ -59,6 +72,7 @@ def pairs(draw: st.DrawFn, min_speakers: int = 1) -> Pair:
     weak, strong = random.integers(0, words + 3), random.integers(0, words + 3)
     encoder = {currency: random.uniform(1, 5, n) for currency in CURRENCIES}
     weak_cost = {currency: encoder[currency] + random.uniform(0, 20, n) for currency in CURRENCIES}
+    strong_cost = {currency: weak_cost[currency] * random.uniform(0.5, 9, n) for currency in CURRENCIES}
     return Pair(
         speakers=np.arange(n) % draw(st.integers(min_speakers, n)),
         words=words,
@@ -68,8 +82,11 @@ def pairs(draw: st.DrawFn, min_speakers: int = 1) -> Pair:
         weak_logprob=random.normal(size=n),
         strong_logprob=random.normal(size=n),
         weak=weak_cost,
-        strong={currency: weak_cost[currency] * random.uniform(0.5, 9, n) for currency in CURRENCIES},
+        strong=strong_cost,
         weak_encoder=encoder,
+        strong_encoder={
+            currency: value * random.uniform(0.1, 1, n) for currency, value in strong_cost.items()
+        },
     )
 
 
@@ -92,11 +109,12 @@ def many_speakers(weak: list[int], strong: list[int], n: int = 20) -> Pair:
         weak=cost,
         strong={currency: 5 * value for currency, value in cost.items()},
         weak_encoder={currency: value / 2 for currency, value in cost.items()},
+        strong_encoder={currency: 4 * value for currency, value in cost.items()},
     )
 
 
 def test_word_error_rates_of_the_hand_made_pair_are_exact():
-    found = values(measured(HAND, SCORES, 0.65, cascade=True))
+    found = values(measured(HAND, SCORES, 0.65))
     assert {name: found[f"wer_{name}"] for name in ("weak", "strong", "routed", "oracle")} == {
         "weak": 7 / 40,
         "strong": 5 / 40,
@@ -112,7 +130,7 @@ def test_word_error_rates_of_the_hand_made_pair_are_exact():
 
 
 def test_costs_of_the_hand_made_cascade_are_exact():
-    found = values(measured(HAND, SCORES, 0.65, cascade=True, decider=1.0))
+    found = values(measured(HAND, SCORES, 0.65, decider=1.0))
     assert found["macs_strong"] == found["macs_paper_strong"] == 1
     assert found["macs_weak"] == 50 / 160
     assert found["macs_routed"] == (50 + 4 + 50 + 40) / 160
@@ -124,32 +142,66 @@ def test_costs_of_the_hand_made_cascade_are_exact():
     assert found["saving_macs_paper"] == round(1 - (240 + 4 + 500 + 400) / 1600, 6)
 
 
-def test_a_router_on_the_encoder_pays_encoder_and_decider_always_and_the_rest_where_it_goes():
-    cost = routed_cost(HAND, SCORES >= 0.65, False, np.full(4, 1.0))
+def test_a_router_on_the_weak_encoder_pays_encoder_and_decider_always_and_the_rest_where_it_goes():
+    cost = routed_cost(HAND, SCORES >= 0.65, spent("weak_encoder", 4, 1.0))
     assert cost["macs"].tolist() == [10 + 1, 10 + 1, 9 + 1 + 50, 8 + 1 + 40]
     assert cost["macs_paper"].tolist() == [50 + 1, 60 + 1, 20 + 1 + 500, 20 + 1 + 400]
 
 
-@pytest.mark.parametrize("cascade", [True, False])
-def test_a_threshold_above_every_score_costs_what_the_weak_arm_costs(cascade):
-    found = values(measured(HAND, SCORES, 1.000001, cascade))
+def test_a_router_on_the_strong_encoder_pays_it_always_and_the_strong_arm_goes_on_from_it():
+    cost = routed_cost(HAND, SCORES >= 0.65, spent("strong_encoder", 4, 1.0))
+    assert cost["macs"].tolist() == [25 + 1 + 10, 26 + 1 + 10, 50 + 1, 40 + 1]
+    assert cost["macs_paper"].tolist() == [90 + 1 + 50, 90 + 1 + 60, 500 + 1, 400 + 1]
+
+
+def test_a_decider_may_cost_another_sum_in_each_accounting():
+    each = Spent("strong_encoder", {"macs": np.arange(4.0), "macs_paper": 10 * np.arange(4.0)})
+    free = routed_cost(HAND, SCORES >= 0.65, spent("strong_encoder", 4))
+    cost = routed_cost(HAND, SCORES >= 0.65, each)
+    for currency in CURRENCIES:
+        np.testing.assert_array_equal(cost[currency] - free[currency], each.decider[currency])
+
+
+@pytest.mark.parametrize(
+    ("extractor", "reads"),
+    [
+        (ConfidenceExtractor(kind="confidence"), "weak"),
+        (EncoderExtractor(kind="encoder"), "weak_encoder"),
+        (EncoderExtractor(kind="encoder", arm="strong", pool=1), "strong_encoder"),
+    ],
+    ids=READS,
+)
+def test_what_is_spent_on_a_decision_follows_from_what_it_reads(extractor, reads):
+    decider = dict.fromkeys(CURRENCIES, np.ones(4))
+    assert spent_on(extractor, decider) == Spent(reads, decider)
+
+
+@pytest.mark.parametrize("reads", ["weak", "weak_encoder"])
+def test_a_threshold_above_every_score_costs_what_the_weak_arm_costs(reads):
+    found = values(measured(HAND, SCORES, 1.000001, reads))
     assert found["wer_routed"] == found["wer_weak"] == found["wer_random"]
     for currency in CURRENCIES:
         assert found[f"{currency}_routed"] == found[f"{currency}_weak"] == found[f"{currency}_random"]
 
 
+def test_a_threshold_below_every_score_costs_what_the_strong_arm_costs_if_its_encoder_was_read():
+    found = values(measured(HAND, SCORES, 0.0, "strong_encoder"))
+    assert found["wer_routed"] == found["wer_strong"]
+    assert found["macs_routed"] == found["macs_paper_routed"] == 1
+
+
 def test_the_post_hoc_choice_keeps_the_weak_hypothesis_where_both_are_as_likely():
     tied = replace(HAND, strong_logprob=HAND.weak_logprob)
-    found = values(measured(tied, SCORES, 0.65, cascade=True))
+    found = values(measured(tied, SCORES, 0.65))
     assert found["wer_posthoc"] == found["wer_weak"] != found["wer_strong"]
 
 
 def test_a_score_on_the_threshold_is_sent_to_the_strong_arm():
-    assert measured(HAND, SCORES, 0.6, cascade=True)["counts"]["sent_to_strong"] == 3
+    assert measured(HAND, SCORES, 0.6)["counts"]["sent_to_strong"] == 3
 
 
 def test_counts_are_those_of_the_split():
-    assert measured(HAND, SCORES, 0.65, cascade=True)["counts"] == {
+    assert measured(HAND, SCORES, 0.65)["counts"] == {
         "utterances": 4,
         "speakers": 2,
         "need_strong": 2,
@@ -160,14 +212,14 @@ def test_counts_are_those_of_the_split():
 @pytest.mark.parametrize("n", [1, 2, MIN_SPEAKERS - 1])
 def test_under_10_speakers_are_too_few_for_an_interval(n):
     pair = replace(many_speakers([3, 1], [1, 1]), speakers=np.arange(20) % n)
-    found = measured(pair, scores_of(pair, 0), 0.5, cascade=True)
+    found = measured(pair, scores_of(pair, 0), 0.5)
     intervals = {figure["interval"] for figure in found.values() if "interval" in figure}
     assert intervals == {f"too few: {n} speakers, an interval takes {MIN_SPEAKERS}"}
 
 
 def test_from_10_speakers_on_every_figure_has_an_interval_around_it():
     pair = replace(many_speakers([3, 1, 9], [1, 1, 1], 30), speakers=np.arange(30) % MIN_SPEAKERS)
-    found = measured(pair, scores_of(pair, 0), 0.5, cascade=True)
+    found = measured(pair, scores_of(pair, 0), 0.5)
     for name, figure in found.items():
         if name != "counts":
             low, high = figure["interval"]
@@ -179,7 +231,7 @@ def test_from_10_speakers_on_every_figure_has_an_interval_around_it():
 def test_an_interval_is_the_same_each_time_and_differs_with_the_seed():
     pair = many_speakers([3, 1, 2, 7], [1, 0, 4])
     first, again, other = (
-        evaluate(pair, scores_of(pair, 0), 0.5, True, np.zeros(20), 100, seed) for seed in (0, 0, 1)
+        evaluate(pair, scores_of(pair, 0), 0.5, spent("weak", 20), 100, seed) for seed in (0, 0, 1)
     )
     assert first == again
     assert first["wer_weak"]["interval"] != other["wer_weak"]["interval"]
@@ -187,7 +239,7 @@ def test_an_interval_is_the_same_each_time_and_differs_with_the_seed():
 
 
 def test_speakers_that_are_all_alike_leave_no_uncertainty():
-    found = measured(many_speakers([4], [2]), np.full(20, 0.5), 0.5, cascade=True)
+    found = measured(many_speakers([4], [2]), np.full(20, 0.5), 0.5)
     assert found["wer_weak"] == {"value": 0.4, "interval": [0.4, 0.4]}
 
 
@@ -225,7 +277,7 @@ def test_a_figure_that_some_resamples_lack_has_the_interval_of_the_others():
 
 
 def test_the_gap_recovered_is_null_with_a_reason_where_the_gap_may_be_0():
-    found = measured(many_speakers([3, 1], [1, 3]), scores_of(HAND, 0).repeat(5), 0.5, cascade=True)
+    found = measured(many_speakers([3, 1], [1, 3]), scores_of(HAND, 0).repeat(5), 0.5)
     low, high = found["wer_gap"]["interval"]
     assert low < 0 < high
     assert found["gap_recovered"]["value"] is None
@@ -237,19 +289,19 @@ def test_the_gap_recovered_is_null_with_a_reason_where_the_gap_may_be_0():
 
 def test_the_gap_recovered_is_a_number_where_the_gap_is_sure():
     pair = many_speakers([3, 5], [1, 1])
-    found = measured(pair, np.resize([0.2, 0.8], 20), 0.5, cascade=True)
+    found = measured(pair, np.resize([0.2, 0.8], 20), 0.5)
     assert found["gap_recovered"]["value"] == pytest.approx(4 / 6)
     assert "reason" not in found["gap_recovered"]
 
 
 def test_no_gap_is_recovered_where_the_weak_arm_is_the_better():
-    found = measured(many_speakers([1, 1], [3, 5]), np.resize([0.2, 0.8], 20), 0.5, cascade=True)
+    found = measured(many_speakers([1, 1], [3, 5]), np.resize([0.2, 0.8], 20), 0.5)
     assert found["wer_gap"]["interval"][1] < 0
     assert found["gap_recovered"]["value"] is None
 
 
 def test_a_split_of_one_class_has_no_auroc_and_equal_arms_no_gap():
-    found = measured(many_speakers([2], [2]), np.full(20, 0.5), 0.7, cascade=True)
+    found = measured(many_speakers([2], [2]), np.full(20, 0.5), 0.7)
     assert found["auroc"]["value"] is None
     assert found["gap_recovered"]["value"] is None
     json.dumps(found, allow_nan=False)
@@ -258,7 +310,7 @@ def test_a_split_of_one_class_has_no_auroc_and_equal_arms_no_gap():
 @pytest.mark.parametrize("speakers", [20, 5])
 def test_every_figure_that_is_null_has_a_reason(speakers):
     pair = replace(many_speakers([2], [2]), speakers=np.arange(20) % speakers)
-    found = measured(pair, np.full(20, 0.5), 0.7, cascade=True)
+    found = measured(pair, np.full(20, 0.5), 0.7)
     nulls = {name: figure for name, figure in found.items() if figure.get("value", 0) is None}
     assert set(nulls) == {"auroc", "gap_recovered"}
     assert all(figure.get("reason") for figure in nulls.values())
@@ -268,9 +320,9 @@ PROPERTY = settings(max_examples=30, deadline=None, database=None)
 
 
 @PROPERTY
-@given(pair=pairs(), seed=st.integers(0, 99), threshold=st.floats(-0.1, 1.1), cascade=st.booleans())
-def test_the_oracle_is_the_best_and_random_lies_on_the_line(pair, seed, threshold, cascade):
-    found = values(evaluate(pair, scores_of(pair, seed), threshold, cascade, np.zeros(len(pair.words)), 2, 0))
+@given(pair=pairs(), seed=st.integers(0, 99), threshold=st.floats(-0.1, 1.1), reads=st.sampled_from(READS))
+def test_the_oracle_is_the_best_and_random_lies_on_the_line(pair, seed, threshold, reads):
+    found = values(evaluate(pair, scores_of(pair, seed), threshold, spent(reads, len(pair.words)), 2, 0))
     tolerance = 2e-6
     others = ("weak", "strong", "routed", "random", "posthoc")
     assert all(found["wer_oracle"] <= found[f"wer_{name}"] + tolerance for name in others)
@@ -283,31 +335,33 @@ def test_the_oracle_is_the_best_and_random_lies_on_the_line(pair, seed, threshol
 
 
 @PROPERTY
-@given(pair=pairs(), seed=st.integers(0, 99), cascade=st.booleans())
-def test_a_sweep_runs_from_always_weak_to_always_strong(pair, seed, cascade):
+@given(pair=pairs(), seed=st.integers(0, 99), reads=st.sampled_from(READS))
+def test_a_sweep_runs_from_always_weak_to_always_strong(pair, seed, reads):
     scores = scores_of(pair, seed)
-    table = sweep(pair, scores, cascade, np.zeros(len(scores)))
+    table = sweep(pair, scores, spent(reads, len(scores)))
     first, last = table.iloc[0], table.iloc[-1]
     assert (first["strong_share"], last["strong_share"]) == (0, 1)
     assert first["wer_routed"] == pytest.approx(pair.weak_errors.sum() / pair.words.sum())
     assert last["wer_routed"] == pytest.approx(pair.strong_errors.sum() / pair.words.sum())
     for currency in CURRENCIES:
         strong = pair.strong[currency].sum()
-        before = (pair.weak if cascade else pair.weak_encoder)[currency].sum()
-        assert first[f"{currency}_routed"] == pytest.approx(pair.weak[currency].sum() / strong)
-        assert last[f"{currency}_routed"] == pytest.approx(1 + before / strong)
+        before = getattr(pair, reads)[currency].sum()
+        again = {"weak": (0, 1), "weak_encoder": (0, 1), "strong_encoder": (1, 0)}[reads]  # paid for nothing
+        weak = (pair.weak[currency].sum() + again[0] * before) / strong
+        assert first[f"{currency}_routed"] == pytest.approx(weak)
+        assert last[f"{currency}_routed"] == pytest.approx(1 + again[1] * before / strong)
     assert table["threshold"].is_monotonic_decreasing
     assert table["strong_share"].is_monotonic_increasing
     assert len(table) == len(np.unique(scores)) + 1
 
 
 @PROPERTY
-@given(pair=pairs(), seed=st.integers(0, 99), threshold=st.floats(0, 1), cascade=st.booleans())
-def test_a_point_of_the_sweep_is_what_the_evaluation_says(pair, seed, threshold, cascade):
-    scores, free = scores_of(pair, seed), np.zeros(len(pair.words))
-    table = sweep(pair, scores, cascade, free)
+@given(pair=pairs(), seed=st.integers(0, 99), threshold=st.floats(0, 1), reads=st.sampled_from(READS))
+def test_a_point_of_the_sweep_is_what_the_evaluation_says(pair, seed, threshold, reads):
+    scores, free = scores_of(pair, seed), spent(reads, len(pair.words))
+    table = sweep(pair, scores, free)
     point = table[table["threshold"] >= threshold].iloc[-1]
-    found = values(evaluate(pair, scores, threshold, cascade, free, 2, 0))
+    found = values(evaluate(pair, scores, threshold, free, 2, 0))
     for name in ("strong_share", "wer_routed", *(f"{currency}_routed" for currency in CURRENCIES)):
         assert point[name] == pytest.approx(found[name], abs=2e-6)
 
@@ -370,6 +424,53 @@ def test_a_pair_is_built_from_labels_and_transcripts_by_id():
     assert pair.strong["macs_paper"].tolist() == [paper_macs(BASE, 7), paper_macs(BASE, 6)]
     assert pair.weak_encoder["macs"].tolist() == [encoder_macs(TINY, 500)] * 2
     assert pair.weak_encoder["macs_paper"].tolist() == [paper_encoder_macs(TINY)] * 2
+    assert pair.strong_encoder["macs"].tolist() == [encoder_macs(BASE, 500)] * 2
+    assert pair.strong_encoder["macs_paper"].tolist() == [paper_encoder_macs(BASE)] * 2
+
+
+SMALL = Dims(80, 768, 12, 12, 51865, 4)
+TOKENS = 14
+
+
+def paper_pair(n: int) -> Pair:
+    """Tiny and Small over 30 s, 14 tokens an utterance."""
+    weak, strong = (
+        {"macs": arm_macs(dims, [(1500, 4 + TOKENS)]), "macs_paper": paper_macs(dims, TOKENS)}
+        for dims in (TINY, SMALL)
+    )
+    encoders = [
+        {"macs": encoder_macs(dims, 1500), "macs_paper": paper_encoder_macs(dims)} for dims in (TINY, SMALL)
+    ]
+    whole = [{c: np.full(n, value, float) for c, value in cost.items()} for cost in (weak, strong, *encoders)]
+    return replace(many_speakers([1], [0], n), **dict(zip(PAPER_COSTS, whole, strict=True)))
+
+
+PAPER_COSTS = ("weak", "strong", "weak_encoder", "strong_encoder")
+
+
+@pytest.mark.parametrize(
+    ("reads", "currency", "share", "percent"),
+    [
+        ("strong_encoder", "macs_paper", 0.15, 87.0),
+        ("strong_encoder", "macs_paper", 0.30, 73.9),
+        ("strong_encoder", "macs_paper", 0.50, 56.5),
+        ("strong_encoder", "macs", 0.15, 100.2),
+        ("strong_encoder", "macs", 0.30, 99.9),
+        ("strong_encoder", "macs", 0.50, 99.6),
+        ("weak_encoder", "macs", 0.30, 80),
+        ("weak_encoder", "macs", 0.50, 60),
+        ("weak", "macs", 0.30, 81),
+        ("weak", "macs", 0.50, 61),
+    ],
+)
+def test_shares_of_always_small_are_those_computed_from_the_paper(reads, currency, share, percent):
+    """Tables computed from Whisper's sizes; the paper's ResNet takes 0.89 G."""
+    scores = np.arange(20) / 20
+    decider = 0.89e9 if reads == "strong_encoder" else 0.0
+    found = values(measured(paper_pair(20), scores, share, reads, decider))
+    assert found["strong_share"] == pytest.approx(1 - share)
+    tolerance = 0.06 if reads == "strong_encoder" else 0.6
+    assert 100 * found[f"{currency}_routed"] == pytest.approx(percent, abs=tolerance)
 
 
 def test_a_label_without_its_transcript_is_named():

@@ -1,5 +1,9 @@
 """Hashes depend on what they stand for and on nothing else."""
 
+import json
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -189,3 +193,66 @@ def test_a_file_s_hash_is_sha_256(tmp_path):
     path = tmp_path / "abc"
     path.write_bytes(b"abc")
     assert file_sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+SOURCE = Path(hashing.__file__).parent
+KEYED = ("whisper_router.asr.arm", "whisper_router.features.extractors")
+# Prints which of KEYED have a new hash when a module is changed, for each module of the project.
+CHANGES = r"""
+import ast, json, sys
+from pathlib import Path
+from whisper_router import hashing
+
+keyed, source = sys.argv[1:], Path(hashing.__file__).parent
+texts = {path: path.read_text() for path in sorted(source.rglob("*.py"))}
+
+def hashes():
+    hashing.imports.cache_clear()
+    hashing.code_hash.cache_clear()
+    return [hashing.code_hash(module) for module in keyed]
+
+def other_docstring(text):
+    first = ast.parse(text).body[0]
+    assert isinstance(first.value.value, str)
+    return "\n".join(['"Another docstring."', *text.splitlines()[first.end_lineno:], ""])
+
+def changed(change, paths):
+    for path in paths:
+        path.write_text(change(texts[path]))
+    new = [module for module, before, after in zip(keyed, plain, hashes()) if before != after]
+    for path in paths:
+        path.write_text(texts[path])
+    return new
+
+plain, statement = hashes(), {}
+for path in texts:
+    parts = ["whisper_router", *path.relative_to(source).with_suffix("").parts]
+    module = ".".join(parts).removesuffix(".__init__")
+    statement[module] = changed(lambda text: text + "\nADDED = 1\n", [path])
+comment = changed(lambda text: "# a comment\n\n" + text + "# another\n", texts)
+docstring = changed(other_docstring, texts)
+assert hashes() == plain
+print(json.dumps([str(source), statement, comment, docstring]))
+"""
+
+
+def test_a_statement_changes_the_keys_of_all_that_imports_it_alone_and_comments_change_none(tmp_path):
+    copy = tmp_path / "whisper_router"
+    shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    run = subprocess.run(
+        [sys.executable, "-c", CHANGES, *KEYED],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    source, statement, comment, docstring = json.loads(run.stdout)
+    assert source == str(copy)
+    assert comment == docstring == []
+    for keyed in KEYED:
+        changing = {module for module, new in statement.items() if keyed in new}
+        assert changing == set(import_closure(keyed))
+    assert statement["whisper_router.report"] == statement["whisper_router.cli"] == []
+    assert statement["whisper_router.asr.decoding"] == list(KEYED)
+    assert statement["whisper_router.features.options"] == [KEYED[1]]
+    assert statement["whisper_router.audio"] == [KEYED[0]]

@@ -12,13 +12,17 @@ import pytest
 from whisper_router.asr.arm import Arm
 from whisper_router.asr.decoding import Attempt, Hypothesis
 from whisper_router.audio import SAMPLE_RATE, audio_sha256
+from whisper_router.errors import UserError
 from whisper_router.features.options import EncoderExtractor
 from whisper_router.labelling import (
     Work,
+    announce_encodings,
     compute,
+    encoding_bytes,
     hypothesis_of,
     labels_table,
     plan_work,
+    transcribe_all,
     transcripts_table,
     utterances,
 )
@@ -78,8 +82,15 @@ def label(manifest, arms, works, store) -> tuple[pd.DataFrame, pd.DataFrame]:
         batches = plan_work(utterances(manifest), work, store, BATCH_SIZE)
         if batches:
             errors |= compute(arms[name], batches, work, store, name)
-    transcripts = transcripts_table(manifest, works, store, errors)
+    transcripts = transcripts_table(manifest, stored(manifest, works, store), errors)
     return transcripts, labels_table(manifest, transcripts)
+
+
+def stored(manifest, works, store) -> dict[str, list[Hypothesis | None]]:
+    return {
+        name: [store.read_hypothesis(work.hypothesis_path(store, sha256)) for sha256 in manifest["sha256"]]
+        for name, work in works.items()
+    }
 
 
 def assert_equal(made, expected) -> None:
@@ -218,7 +229,9 @@ def test_label_is_1_iff_the_weak_arm_is_worse(manifest, works, store, weak, stro
     sha256 = manifest["sha256"][0]
     for name, text in (("weak", weak), ("strong", strong)):
         store.write_hypothesis(works[name].hypothesis_path(store, sha256), hypothesis(text))
-    (row,) = labels_table(manifest, transcripts_table(manifest, works, store, {})).itertuples()
+    (row,) = labels_table(
+        manifest, transcripts_table(manifest, stored(manifest, works, store), {})
+    ).itertuples()
     assert row.label == label_ == int(row.wer_weak > row.wer_strong)
     assert row.words == 6
     assert row.wer_weak == pytest.approx(row.errors_weak / 6, abs=1e-6)
@@ -231,7 +244,7 @@ def test_an_utterance_that_one_arm_lacks_has_no_label(manifest, works, store):
     store.write_hypothesis(
         works["strong"].hypothesis_path(store, manifest["sha256"][1]), hypothesis("some words")
     )
-    transcripts = transcripts_table(manifest, works, store, {"clip-0": "a reason"})
+    transcripts = transcripts_table(manifest, stored(manifest, works, store), {"clip-0": "a reason"})
     assert labels_table(manifest, transcripts)["id"].tolist() == ["clip-1"]
     (reason,) = transcripts["error"].dropna()
     assert reason == "a reason"
@@ -243,9 +256,9 @@ def test_transcripts_keep_the_whole_hypothesis(manifest, arms, works, store, tmp
     read = pd.read_parquet(tmp_path / "transcripts.parquet")
     sha256 = manifest.set_index("id")["sha256"]
     for row in read.itertuples():
-        stored = store.read_hypothesis(works[row.arm].hypothesis_path(store, sha256[row.id]))
-        assert hypothesis_of(row) == stored
-        assert row.tokens == stored.tokens
+        found = store.read_hypothesis(works[row.arm].hypothesis_path(store, sha256[row.id]))
+        assert hypothesis_of(row) == found
+        assert row.tokens == found.tokens
 
 
 def test_the_plan_is_that_of_the_whole_corpus_whatever_is_done(manifest, works, store):
@@ -256,3 +269,103 @@ def test_the_plan_is_that_of_the_whole_corpus_whatever_is_done(manifest, works, 
     for row in half:
         store.write_hypothesis(works["strong"].hypothesis_path(store, row.sha256), hypothesis("done"))
     assert plan_work(rows, works["strong"], store, BATCH_SIZE) == [planned[0], *planned[2:]]
+
+
+@pytest.fixture
+def default_store(tmp_path, monkeypatch) -> ContentStore:
+    monkeypatch.setenv("WHISPER_ROUTER_CACHE", str(tmp_path / "default"))
+    return ContentStore()
+
+
+def test_a_damaged_hypothesis_is_made_anew_in_the_same_run(
+    manifest, arms, works, default_store, calls, capsys
+):
+    store, work, rows = default_store, works["weak"], utterances(manifest)
+    first = transcribe_all(arms["weak"], work, rows, 1, "weak")
+    assert first[1] == {}
+    assert calls.decoded == {arms["weak"].sha256: len(rows)}
+    damaged = work.hypothesis_path(store, rows[2].sha256)
+    text = damaged.read_text()
+    damaged.write_text(text.replace(f'"tokens":{first[0][2].attempts[0].tokens}', '"tokens":99'))
+    assert damaged.read_text() != text
+    calls.decoded.clear()
+    capsys.readouterr()
+    assert transcribe_all(arms["weak"], work, rows, 1, "weak") == first
+    assert calls.decoded == {arms["weak"].sha256: 1}
+    assert damaged.read_text() == text
+    said = capsys.readouterr()
+    assert f"{damaged} was damaged" in said.err
+    assert f"weak: 0 utterances to do, {len(rows)} in the content store" in said.out
+    assert f"weak: 1 utterances to do, {len(rows) - 1} in the content store" in said.out
+
+
+def test_a_damaged_hypothesis_does_not_repeat_what_cannot_be_read(manifest, arms, works, default_store):
+    Path(manifest["audio"][0]).unlink()
+    rows, work = utterances(manifest), works["strong"]
+    first, errors = transcribe_all(arms["strong"], work, rows, BATCH_SIZE, "strong")
+    assert set(errors) == {"clip-0"}
+    assert [made is None for made in first] == [row.id == "clip-0" for row in rows]
+    work.hypothesis_path(default_store, rows[1].sha256).write_text("{")
+    again, errors = transcribe_all(arms["strong"], work, rows, BATCH_SIZE, "strong")
+    assert set(errors) == {"clip-0"}
+    assert [made and made.text for made in again] == [made and made.text for made in first]
+
+
+EXTRACTORS = [
+    EXTRACTOR,
+    EncoderExtractor(kind="encoder", pool=1, padding="keep"),
+    EncoderExtractor(kind="encoder", pool=7, padding="keep"),
+    EncoderExtractor(kind="encoder", pool=1, padding="cut"),
+]
+
+
+def test_the_bytes_of_encodings_are_those_that_are_written(manifest, arms, store):
+    arm, rows = arms["weak"], utterances(manifest)
+    work = Work(arm.sha256, arm.options, False, tuple(EXTRACTORS))
+    compute(arm, plan_work(rows, work, store, BATCH_SIZE), work, store, "encode")
+    layers, width = arm.model.dims.n_audio_layer + 1, arm.model.dims.n_audio_state
+    for extractor in EXTRACTORS:
+        paths = [work.encoding_path(store, row.sha256, extractor) for row in rows]
+        written = sum(store.read_encoding(path).nbytes for path in paths)
+        foretold = encoding_bytes(rows, arm.options, extractor, layers, width)
+        assert foretold == written
+        assert foretold <= sum(path.stat().st_size for path in paths) <= foretold + 400 * len(rows)
+
+
+def test_what_encodings_will_take_is_said_and_refused_where_it_does_not_fit(
+    manifest, arms, store, monkeypatch, capsys
+):
+    arm, rows = arms["weak"], utterances(manifest)
+    work = Work(arm.sha256, arm.options, False, (EXTRACTOR,))
+    monkeypatch.setenv("WHISPER_ROUTER_CACHE_LIMIT", "1GB")
+    announce_encodings({"small": EXTRACTOR}, {"weak": (arm, work)}, rows, store, beside=False)
+    size = encoding_bytes(rows, arm.options, EXTRACTOR, 3, 64)
+    minute = size / (manifest["duration_s"].sum() / 60) / 1e6
+    assert f"extractor small: {minute:.2f} MB a minute of audio" in capsys.readouterr().out
+    monkeypatch.setenv("WHISPER_ROUTER_CACHE_LIMIT", str(size - 1))
+    with pytest.raises(UserError, match="extractor small takes"):
+        announce_encodings({"small": EXTRACTOR}, {"weak": (arm, work)}, rows, store, beside=False)
+    compute(arm, plan_work(rows, work, store, BATCH_SIZE), work, store, "encode")
+    monkeypatch.setenv("WHISPER_ROUTER_CACHE_LIMIT", "1GB")
+    announce_encodings({"small": EXTRACTOR}, {"weak": (arm, work)}, rows, store, beside=False)
+
+
+def test_encodings_that_fit_one_by_one_but_not_together_are_refused(manifest, arms, store, monkeypatch):
+    arm, rows = arms["weak"], utterances(manifest)
+    encoders = {f"e{i}": extractor for i, extractor in enumerate(EXTRACTORS[1:3])}
+    work = Work(arm.sha256, arm.options, False, tuple(encoders.values()))
+    sizes = [encoding_bytes(rows, arm.options, extractor, 3, 64) for extractor in encoders.values()]
+    monkeypatch.setenv("WHISPER_ROUTER_CACHE_LIMIT", str(sum(sizes)))
+    announce_encodings(encoders, {"weak": (arm, work)}, rows, store, beside=False)
+    monkeypatch.setenv("WHISPER_ROUTER_CACHE_LIMIT", str(sum(sizes) - 1))
+    with pytest.raises(UserError, match="takes"):
+        announce_encodings(encoders, {"weak": (arm, work)}, rows, store, beside=False)
+
+
+def test_a_hypothesis_that_no_round_could_make_is_a_row_with_the_reason(manifest, works):
+    hypotheses = {name: [None] * len(manifest) for name in works}
+    transcripts = transcripts_table(manifest, hypotheses, {"clip-0": "a reason"})
+    reasons = transcripts[transcripts["arm"] == "weak"].set_index("id")["error"]
+    assert reasons["clip-0"] == "a reason"
+    assert reasons["clip-1"] == "no hypothesis in the store"
+    assert len(labels_table(manifest, transcripts)) == 0

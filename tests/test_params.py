@@ -1,5 +1,6 @@
 """params.yaml is strict, and is changed as a whole or not at all."""
 
+import tomllib
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from whisper_router.params import ParamsError, load_params, set_params
+from whisper_router.params import ParamsError, edit_params, load_params, presets, read_preset
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
 SMALLEST: dict[str, Any] = {
@@ -111,7 +112,9 @@ def test_an_unknown_key_is_refused_by_name(path, value, tmp_path):
         ("runtime.batch_size", "many"),
         ("extractors.states.pool", 0),
         ("extractors.states.pool", 1501),
-        ("extractors.states.arm", "strong"),
+        ("extractors.states.arm", "middle"),
+        ("extractors.states.padding", "crop"),
+        ("extractors.states.stored", "perhaps"),
         ("deciders.line.c", []),
         ("policies.half.share", 1.01),
         ("policies.half.share", -0.01),
@@ -196,6 +199,29 @@ def test_a_network_on_confidences_is_refused(tmp_path):
     assert "deciders.line: kind mlp reads encoder states" in message
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("optimiser", "sgd"),
+        ("schedule", "linear"),
+        ("keep", "auroc"),
+        ("precision", "float16"),
+        ("learning_rate", 0),
+        ("weight_decay", -0.1),
+        ("balance_below", 0.6),
+        ("patience", 0),
+        ("strides", []),
+        ("strides", [2, 0]),
+        ("channels", 0),
+        ("epochs", 0),
+        ("hidden", 8),
+    ],
+)
+def test_a_training_option_out_of_range_is_refused_by_name(key, value, tmp_path):
+    net = {"kind": "resnet", "extractor": "states", key: value}
+    assert f"deciders.net.resnet.{key}" in refusal(tmp_path, changed("deciders.net", net))
+
+
 def test_every_fault_is_named_at_once(tmp_path):
     values = changed("runtime.batch_size", 0)
     values["spelling"] = 1
@@ -216,8 +242,8 @@ def test_a_missing_file_is_refused_by_name(tmp_path):
         load_params(tmp_path / "absent.yaml")
 
 
-def test_set_params_changes_the_values_and_keeps_every_comment(commented):
-    set_params(["policies.half.share=0.25", "arms.weak.model=tiny", "evaluate.seed=3"], commented)
+def test_edit_params_changes_the_values_and_keeps_every_comment(commented):
+    edit_params(None, ["policies.half.share=0.25", "arms.weak.model=tiny", "evaluate.seed=3"], commented)
     params = load_params(commented)
     assert (params.policies["half"].share, params.arms.weak.model, params.evaluate.seed) == (0.25, "tiny", 3)
     comments = [line.partition("#")[2] for line in COMMENTED.splitlines() if "#" in line]
@@ -225,18 +251,17 @@ def test_set_params_changes_the_values_and_keeps_every_comment(commented):
     assert kept == comments
 
 
-def test_set_params_takes_whole_tables(commented):
-    set_params(
-        ["policies.even={kind: fixed, decider: line, threshold: 0.5}", "router.policy=even"], commented
-    )
+def test_edit_params_takes_whole_tables(commented):
+    even = "policies.even={kind: fixed, decider: line, threshold: 0.5}"
+    edit_params(None, [even, "router.policy=even"], commented)
     assert load_params(commented).policies[load_params(commented).router.policy].kind == "fixed"
 
 
 @pytest.mark.parametrize("text", [COMMENTED, COMMITTED.read_text()], ids=["commented", "committed"])
-def test_set_params_leaves_all_other_lines_as_they_were(text, tmp_path):
+def test_edit_params_leaves_all_other_lines_as_they_were(text, tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text(text)
-    set_params(["arms.weak.model=base.en"], path)
+    edit_params(None, ["arms.weak.model=base.en"], path)
     before, after = text.splitlines(), path.read_text().splitlines()
     assert len(before) == len(after)
     assert sum(old != new for old, new in zip(before, after, strict=True)) == 1
@@ -254,14 +279,144 @@ def test_set_params_leaves_all_other_lines_as_they_were(text, tmp_path):
         "arms.weak={model: [unclosed",
     ],
 )
-def test_set_params_refuses_as_a_whole_and_leaves_the_file(wrong, commented):
+def test_edit_params_refuses_as_a_whole_and_leaves_the_file(wrong, commented):
     with pytest.raises(ParamsError) as caught:
-        set_params(["arms.weak.model=base", wrong], commented)
+        edit_params(None, ["arms.weak.model=base", wrong], commented)
     assert wrong.split("=")[0].split(".")[-1] in str(caught.value)
     assert commented.read_text() == COMMENTED
     assert list(commented.parent.iterdir()) == [commented]
 
 
-def test_set_params_names_a_missing_file(tmp_path):
+def test_edit_params_names_a_missing_file(tmp_path):
     with pytest.raises(ParamsError, match="no such file"):
-        set_params(["router.policy=half"], tmp_path / "params.yaml")
+        edit_params(None, ["router.policy=half"], tmp_path / "params.yaml")
+
+
+PRESETS = ["paper", "paper-code", "paper-compact"]
+
+
+@pytest.fixture
+def committed(tmp_path: Path) -> Path:
+    path = tmp_path / "params.yaml"
+    path.write_text(COMMITTED.read_text())
+    return path
+
+
+def test_the_presets_are_those_that_are_documented():
+    assert presets() == PRESETS
+
+
+def test_presets_and_templates_are_part_of_the_package():
+    project = tomllib.loads((COMMITTED.parent / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["whisper_router"]
+    package = COMMITTED.parent / "src/whisper_router"
+    others = [
+        path.relative_to(package)
+        for path in package.rglob("*")
+        if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts
+    ]
+    shipped = {path for pattern in patterns for path in package.glob(pattern)}
+    assert Path("presets/paper.yaml") in others
+    assert [path for path in others if package / path not in shipped] == []
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_merges_into_the_committed_params_and_takes_nothing_away(preset, committed):
+    before = load_params(committed)
+    edit_params(preset, [], committed)
+    after = load_params(committed)
+    assert after.router.policy == f"{preset}_even"
+    assert set(after.deciders) == {*before.deciders, preset}
+    assert set(after.policies) == {*before.policies, f"{preset}_even", f"{preset}_low"}
+    assert {name: after.deciders[name] for name in before.deciders} == before.deciders
+    assert {name: after.extractors[name] for name in before.extractors} == before.extractors
+    assert (after.arms.weak.model, after.arms.strong.model) == (
+        before.arms.weak.model,
+        before.arms.strong.model,
+    )
+    assert (after.ingest, after.runtime, after.evaluate) == (before.ingest, before.runtime, before.evaluate)
+    assert committed.read_text().count("#") >= COMMITTED.read_text().count("#")
+
+
+def test_all_presets_merge_one_after_the_other_and_again(committed):
+    for preset in PRESETS:
+        edit_params(preset, [], committed)
+    once = committed.read_text()
+    edit_params(PRESETS[-1], [], committed)
+    assert committed.read_text() == once
+    assert set(PRESETS) < set(load_params(committed).deciders)
+
+
+def test_the_preset_of_the_paper_has_the_paper_s_values(committed):
+    edit_params("paper", [], committed)
+    params = load_params(committed)
+    paper = params.deciders["paper"]
+    assert paper.kind == "resnet"
+    assert (paper.optimiser, paper.learning_rate, paper.weight_decay) == ("adam", 1e-5, 0)
+    assert (paper.schedule, paper.epochs, paper.batch_size, paper.keep) == ("cosine", 10, 64, "error")
+    assert (paper.channels, paper.strides) == (256, (2, 3, 3))
+    assert (paper.balance_below, paper.patience, paper.precision) == (0, None, "float32")
+    thresholds = {name: params.policies[name].threshold for name in ("paper_even", "paper_low")}
+    assert thresholds == {"paper_even": 0.5, "paper_low": 0.3}
+    assert all(params.policies[name].decider == "paper" for name in thresholds)
+    states = params.extractors[paper.extractor]
+    assert (states.arm, states.pool, states.padding, states.is_stored) == ("strong", 1, "keep", False)
+    assert params.arms.weak.decode.floor_frames == params.arms.strong.decode.floor_frames == 1500
+
+
+def test_the_preset_of_the_paper_s_code_differs_by_the_values_that_were_released(committed):
+    for preset in ("paper", "paper-code"):
+        edit_params(preset, [], committed)
+    params = load_params(committed)
+    released = {"learning_rate": 1e-4, "weight_decay": 1e-4, "schedule": "cyclic"}
+    assert params.deciders["paper-code"] == params.deciders["paper"].model_copy(update=released)
+    assert [params.policies[f"paper-code_{name}"].threshold for name in ("even", "low")] == [0.5, 0.3]
+
+
+def test_the_compact_preset_differs_by_what_it_reads(committed):
+    for preset in ("paper", "paper-compact"):
+        edit_params(preset, [], committed)
+    params = load_params(committed)
+    other = {"extractor": "paper-compact"}
+    assert params.deciders["paper-compact"] == params.deciders["paper"].model_copy(update=other)
+    states = params.extractors["paper-compact"]
+    assert (states.arm, states.pool, states.padding, states.is_stored) == ("strong", 4, "cut", True)
+
+
+def test_what_a_preset_says_can_be_set_otherwise_in_the_same_edit(committed):
+    edit_params("paper", ["deciders.paper.epochs=2", "extractors.paper.stored=true"], committed)
+    params = load_params(committed)
+    assert (params.deciders["paper"].epochs, params.deciders["paper"].learning_rate) == (2, 1e-5)
+    assert params.extractors["paper"].is_stored
+
+
+def test_an_unknown_preset_is_refused_with_the_names_there_are(committed):
+    before = committed.read_bytes()
+    with pytest.raises(ParamsError, match="preset 'papre' is none of paper, paper-code, paper-compact"):
+        edit_params("papre", [], committed)
+    with pytest.raises(ParamsError, match="is none of"):
+        read_preset("../params")
+    assert committed.read_bytes() == before
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "wrong", ["router.policy=absent", "deciders.{}.epochs=0", "arms.weak.modle=tiny", "a"]
+)
+def test_a_preset_that_is_refused_with_an_assignment_leaves_the_file(preset, wrong, committed):
+    before = committed.read_bytes()
+    with pytest.raises(ParamsError):
+        edit_params(preset, [wrong.format(preset)], committed)
+    assert committed.read_bytes() == before
+    assert list(committed.parent.iterdir()) == [committed]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "just words\n", "ingest: [unclosed\n", "- a list\n", "arms: 3\n", "arms:\n"]
+)
+def test_a_file_that_is_no_params_is_refused_and_left(text, tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ParamsError, match=r"params\.yaml"):
+        edit_params("paper", [], path)
+    assert path.read_text() == text

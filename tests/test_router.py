@@ -11,7 +11,7 @@ from whisper_router.errors import UserError
 from whisper_router.files import read_json, write_json
 from whisper_router.router import Router, RouterMismatchError
 
-KINDS = ("encoder", "confidence")
+KINDS = ("encoder", "confidence", "strong_encoder")
 ALWAYS_STRONG, NEVER_STRONG = 0.0, 1.1
 
 
@@ -58,6 +58,9 @@ def named(router: Router, counts) -> dict[str, int]:
         ("encoder", NEVER_STRONG, {"weak": 6}, {"weak": 6}),
         ("encoder", ALWAYS_STRONG, {"weak": 6, "strong": 6}, {"strong": 6}),
         ("encoder", None, {"weak": 6, "strong": 3}, {"weak": 3, "strong": 3}),
+        ("strong_encoder", NEVER_STRONG, {"weak": 6, "strong": 6}, {"weak": 6}),
+        ("strong_encoder", ALWAYS_STRONG, {"strong": 6}, {"strong": 6}),
+        ("strong_encoder", None, {"weak": 3, "strong": 6}, {"weak": 3, "strong": 3}),
         ("confidence", NEVER_STRONG, {"weak": 6}, {"weak": 6}),
         ("confidence", ALWAYS_STRONG, {"weak": 6, "strong": 6}, {"weak": 6, "strong": 6}),
         ("confidence", None, {"weak": 6, "strong": 3}, {"weak": 6, "strong": 3}),
@@ -71,18 +74,18 @@ def test_encoder_and_decoder_calls_of_each_route(fresh, waves, calls, threshold,
     assert named(router, calls.encoded) == encoded
     assert named(router, calls.decoded) == decoded
     assert calls.mels == len(waves)
-    assert calls.loaded == [
-        getattr(router.description, arm).sha256 for arm in ("weak", "strong") if arm in encoded
-    ]
+    assert set(calls.loaded) == set(calls.encoded)
+    assert len(calls.loaded) == len(calls.encoded)
 
 
 def test_one_utterance_by_each_route(router, waves, calls):
-    for threshold, strong in ((NEVER_STRONG, 0), (ALWAYS_STRONG, 1)):
+    reads = router.description.extractor.arm
+    for threshold, other in ((NEVER_STRONG, reads == "strong"), (ALWAYS_STRONG, reads == "weak")):
         calls.encoded.clear()
         calls.mels = 0
         router.transcribe(waves[:1], threshold)
-        assert calls.encoded[router.description.weak.sha256] == 1
-        assert calls.encoded[router.description.strong.sha256] == strong
+        assert sorted(calls.encoded.values()) == [1] * (1 + other)
+        assert calls.encoded[getattr(router.description, reads).sha256] == 1
         assert calls.mels == 1
 
 
@@ -90,9 +93,10 @@ def test_arms_with_contexts_of_their_own_each_make_a_mel(package_router, plain, 
     longer = plain.model_copy(update={"floor_frames": 120})
     router = Router.load(package_router(tmp_path / "router", kind, strong=longer))
     calls.mels = 0
-    made = router.transcribe(waves, ALWAYS_STRONG)
+    reads = router.description.extractor.arm
+    made = router.transcribe(waves, ALWAYS_STRONG if reads == "weak" else NEVER_STRONG)
     assert calls.mels == 2 * len(waves)
-    assert {row.arm for row in made} == {"strong"}
+    assert {row.arm for row in made} == {"strong" if reads == "weak" else "weak"}
 
 
 def test_texts_are_those_of_the_chosen_arm_alone(router, make_arm, clips, waves):
@@ -118,11 +122,12 @@ def test_a_row_does_not_depend_on_its_batch_mates(router, waves):
         assert alone.score == pytest.approx(row.score, abs=1e-3)
 
 
-def test_deciding_is_what_transcribing_does_and_spares_the_strong_arm(fresh, kind, waves, calls):
+def test_deciding_is_what_transcribing_does_and_spares_the_other_arm(fresh, kind, waves, calls):
     router = fresh
     decided = router.decide(waves)
-    assert calls.loaded == [router.description.weak.sha256]
-    assert named(router, calls.encoded) == {"weak": len(waves)}
+    reads = router.description.extractor.arm
+    assert calls.loaded == [getattr(router.description, reads).sha256]
+    assert named(router, calls.encoded) == {reads: len(waves)}
     assert named(router, calls.decoded) == ({"weak": len(waves)} if kind == "confidence" else {})
     assert not hasattr(decided[0], "text")
     made = router.transcribe(waves)
@@ -242,16 +247,16 @@ def test_a_swapped_decider_is_refused(copy, package_router, kind, tmp_path):
         Router.load(copy)
 
 
-@pytest.mark.parametrize(
-    ("arm", "parts"), [("weak", "weak_arm, extractor"), ("strong", "strong_arm")], ids=["weak", "strong"]
-)
+@pytest.mark.parametrize("arm", ["weak", "strong"])
 @pytest.mark.parametrize(
     "change",
     [{"decode": {"floor_frames": 300}}, {"decode": {"language": "de"}}, {"sha256": "0" * 64}],
     ids=["context", "language", "weights"],
 )
-def test_edited_arms_are_refused(copy, arm, parts, change):
+def test_edited_arms_are_refused(copy, arm, change):
     description = read_json(copy / "router.json")
+    read = description["extractor"].get("arm", "weak") == arm
+    parts = f"{arm}_arm, extractor" if read else f"{arm}_arm"
     for key, value in change.items():
         if isinstance(value, dict):
             description[arm][key] |= value
@@ -262,7 +267,7 @@ def test_edited_arms_are_refused(copy, arm, parts, change):
         Router.load(copy)
 
 
-@pytest.mark.parametrize("kind", ["encoder"], indirect=True)
+@pytest.mark.parametrize("kind", ["encoder", "strong_encoder"], indirect=True)
 def test_an_edited_extractor_is_refused(copy):
     description = read_json(copy / "router.json")
     description["extractor"]["pool"] = 8
@@ -278,7 +283,7 @@ def test_another_normaliser_is_refused(copy, monkeypatch):
 
 
 def test_a_policy_of_another_router_is_refused_with_all_that_differs(routers, copy, kind):
-    (other,) = set(KINDS) - {kind}
+    other = KINDS[KINDS.index(kind) - 1]
     shutil.copy(routers[other] / "policy.json", copy / "policy.json")
     with pytest.raises(RouterMismatchError, match="calibrated for another extractor, decider;"):
         Router.load(copy)

@@ -1,11 +1,24 @@
-"""The content store: what is written is read, each key has its own place, nothing is half written."""
+"""The content store: what is written is read, damage is found, nothing is half written, it can be small."""
+
+import io
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr, suppress
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from whisper_router.asr.decoding import Attempt, Hypothesis
 from whisper_router.errors import UserError
-from whisper_router.store import ContentStore
+from whisper_router.store import FREE_BYTES, STALE_S, ContentStore, parse_bytes
 
 HYPOTHESIS = Hypothesis(
     text='Ein "Satz", ümläutig 対.',
@@ -74,7 +87,7 @@ def test_an_interrupted_write_leaves_nothing_and_keeps_what_was_there(store, mon
     text = store.hypothesis_path("a", "b")
     store.write_hypothesis(text, HYPOTHESIS)
 
-    def interrupted(arrays, path):
+    def interrupted(arrays, path, metadata):
         path.write_bytes(b"half of it")
         raise KeyboardInterrupt
 
@@ -86,19 +99,264 @@ def test_an_interrupted_write_leaves_nothing_and_keeps_what_was_there(store, mon
     assert store.read_hypothesis(text) == HYPOTHESIS
 
 
-def test_a_damaged_hypothesis_is_named_deleted_and_made_anew(store):
-    path = store.hypothesis_path("a" * 64, "arm")
+def write_text(store: ContentStore, name: str = "a") -> Path:
+    path = store.hypothesis_path(name, "arm")
     store.write_hypothesis(path, HYPOTHESIS)
-    path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(UserError, match=f"{path.name} was damaged"):
-        store.read_hypothesis(path)
+    return path
+
+
+def write_states(store: ContentStore, name: str = "a", frames: int = 3) -> Path:
+    path = store.encoding_path(name, "arm", "extractor")
+    store.write_encoding(path, np.arange(frames * 8, dtype=np.float16).reshape(frames, 2, 4))
+    return path
+
+
+KINDS: dict[str, tuple[Callable[..., Path], Callable[[Path], object]]] = {
+    "hypothesis": (write_text, ContentStore.read_hypothesis),
+    "encoding": (write_states, ContentStore.read_encoding),
+}
+
+
+def equal(one: object, other: object) -> bool:
+    return np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other
+
+
+def test_one_changed_digit_of_a_hypothesis_is_found(store, capsys):
+    path = write_text(store)
+    text = path.read_text()
+    assert text.count("-0.1235") == 1
+    path.write_text(text.replace("-0.1235", "-0.1234"))
     assert store.read_hypothesis(path) is None
+    assert not path.exists()
+    assert f"content store: {path} was damaged" in capsys.readouterr().err
+    store.write_hypothesis(path, HYPOTHESIS)
+    assert store.read_hypothesis(path) == HYPOTHESIS
 
 
-def test_a_damaged_encoding_is_named_deleted_and_made_anew(store):
-    path = store.encoding_path("a" * 64, "arm", "extractor")
-    store.write_encoding(path, np.zeros((3, 2, 4), np.float16))
-    path.write_bytes(path.read_bytes()[:30])
-    with pytest.raises(UserError, match=f"{path.name} was damaged"):
-        store.read_encoding(path)
+def test_one_changed_bit_of_an_encoding_is_found(store, capsys):
+    path = write_states(store)
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
     assert store.read_encoding(path) is None
+    assert not path.exists()
+    assert f"content store: {path} was damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=200, deadline=None, database=None)
+@given(data=st.data(), change=st.integers(1, 255))
+def test_an_entry_with_any_changed_byte_reads_as_it_was_or_is_gone(kind, data, change, tmp_path_factory):
+    write, read = KINDS[kind]
+    path = write(ContentStore(tmp_path_factory.getbasetemp() / f"changed-{kind}"))
+    before, whole = read(path), bytearray(path.read_bytes())
+    whole[data.draw(st.integers(0, len(whole) - 1))] ^= change
+    path.write_bytes(whole)
+    with redirect_stderr(io.StringIO()):
+        after = read(path)
+    assert path.exists() == (after is not None)
+    assert after is None or equal(after, before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_entry_that_was_cut_short_is_deleted(kind, store, capsys):
+    write, read = KINDS[kind]
+    whole = write(store).read_bytes()
+    for size in (0, 1, 8, 20, len(whole) // 2, len(whole) - 1):
+        path = write(store)
+        path.write_bytes(whole[:size])
+        assert read(path) is None, size
+        assert not path.exists()
+        assert str(path) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_entry_without_a_checksum_is_none(kind, store):
+    write, read = KINDS[kind]
+    path = write(store)
+    path.write_bytes(path.read_bytes().replace(b"sha256", b"sha257"))
+    assert read(path) is None
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from whisper_router.asr.decoding import Attempt, Hypothesis
+from whisper_router.store import ContentStore
+
+store, name = ContentStore(Path(sys.argv[1])), sys.argv[2]
+print("ready", flush=True)
+sys.stdin.readline()
+for i in range(200):
+    for key in (f"shared-{i % 5}", f"{name}-{i % 50}"):
+        said = Hypothesis(f"{name} " * (i + 1), -0.5, 1.0, 0.0, 0.0, (), (), (), (Attempt(500, i),))
+        store.write_hypothesis(store.hypothesis_path(key, "arm"), said)
+        store.write_encoding(store.encoding_path(key, "arm", "e"), np.full((i + 1, 2, 8), i, np.float16))
+"""
+
+
+def test_two_processes_that_write_the_same_and_other_keys_leave_whole_entries(store, capfd):
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(store.root), name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("one", "two")
+    ]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    paths = {
+        key: (store.hypothesis_path(key, "arm"), store.encoding_path(key, "arm", "e"))
+        for key in [f"shared-{i}" for i in range(5)]
+        + [f"{name}-{i}" for name in ("one", "two") for i in range(50)]
+    }
+    seen = 0
+    while any(writer.poll() is None for writer in writers):
+        for text, sound in list(paths.values())[:5]:
+            said, states = store.read_hypothesis(text), store.read_encoding(sound)
+            seen += said is not None
+            assert states is None or (states == len(states) - 1).all()
+    for writer in writers:
+        writer.communicate()
+        assert writer.returncode == 0
+    assert seen
+    for key, (text, sound) in paths.items():
+        said, states = store.read_hypothesis(text), store.read_encoding(sound)
+        assert len(said.text.split()) == said.attempts[0].tokens + 1
+        assert len(set(said.text.split())) == 1
+        assert key.startswith(("shared", said.text.split()[0]))
+        assert (states == len(states) - 1).all()
+    assert len(files(store)) == 2 * len(paths)
+    assert "damaged" not in capfd.readouterr().err
+
+
+def age(path: Path, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_not_used_for_longest_goes_first_and_reading_is_using(kind, store):
+    write, read = KINDS[kind]
+    paths = [write(store, name) for name in "abcd"]
+    for i, path in enumerate(paths):
+        age(path, 5000 - 1000 * i)
+    size = paths[0].stat().st_size
+    assert read(paths[0]) is not None
+    gone = store.collect(2 * size)
+    assert [entry.path for entry in gone] == [paths[1], paths[2]]
+    assert [path.exists() for path in paths] == [True, False, False, True]
+    assert store.collect(2 * size) == []
+    assert len(store.collect(0)) == 2
+    assert files(store) == []
+
+
+def test_what_killed_runs_left_goes_when_it_is_old(store):
+    whole = write_text(store)
+    old, fresh = (whole.with_name(f".{whole.name}.{name}.json") for name in ("old", "fresh"))
+    for path in (old, fresh):
+        path.write_bytes(b"half")
+    age(old, STALE_S + 60)
+    age(whole, 10 * STALE_S)
+    assert sorted(entry.kind for entry in store.entries()) == ["decodes", "leftover", "leftover"]
+    assert [entry.path for entry in store.collect(10**9)] == [old]
+    assert sorted(files(store)) == sorted([whole.name, fresh.name])
+    store.collect(0)
+    assert files(store) == [fresh.name]
+
+
+def test_a_store_that_is_not_there_has_no_entries(store):
+    assert list(store.entries()) == []
+    assert store.collect(0) == []
+
+
+def test_entries_say_their_kind_and_size(store):
+    paths = {"decodes": write_text(store), "encodings": write_states(store)}
+    assert {entry.kind: (entry.path, entry.size) for entry in store.entries()} == {
+        kind: (path, path.stat().st_size) for kind, path in paths.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("20GB", 20 * 10**9), ("500 MB", 5 * 10**8), ("1GiB", 2**30), ("7", 7)]
+)
+def test_sizes_are_read(text, size):
+    assert parse_bytes(text, "here") == size
+
+
+@pytest.mark.parametrize("text", ["much", "", "20XB", "-5GB", "GB"])
+def test_a_limit_that_is_no_size_is_refused_with_the_name_of_the_variable(text, store, monkeypatch):
+    monkeypatch.setenv("WHISPER_ROUTER_CACHE_LIMIT", text)
+    with pytest.raises(UserError, match=f"^WHISPER_ROUTER_CACHE_LIMIT: '{text}' is not a size"):
+        store.limit()
+
+
+@settings(max_examples=100, deadline=None, database=None)
+@given(text=st.text(max_size=12))
+def test_any_text_is_a_size_or_is_refused(text):
+    with suppress(UserError):
+        assert parse_bytes(text, "here") >= 0
+
+
+@pytest.fixture
+def disk(monkeypatch) -> SimpleNamespace:
+    """A disk with that many bytes free."""
+    made = SimpleNamespace(free=100 * 10**9 + FREE_BYTES)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: made)
+    monkeypatch.delenv("WHISPER_ROUTER_CACHE_LIMIT", raising=False)
+    return made
+
+
+def test_what_the_limit_cannot_hold_is_refused_with_the_figures(store, disk, monkeypatch):
+    size = write_states(store, frames=1000).stat().st_size
+    monkeypatch.setenv("WHISPER_ROUTER_CACHE_LIMIT", str(10**9 + size))
+    store.require_space(10**9, 0, "extractor paper")
+    with pytest.raises(UserError) as caught:
+        store.require_space(3 * 10**9, 0, "extractor paper")
+    message = str(caught.value)
+    assert message.startswith(f"extractor paper takes 3.00 GB in {store.root}, whose limit leaves 1.00 GB")
+    assert "WHISPER_ROUTER_CACHE_LIMIT" in message
+    assert "whisper-router cache gc" in message
+    monkeypatch.setenv("WHISPER_ROUTER_CACHE_LIMIT", "1")
+    with pytest.raises(UserError, match=r"leaves 0\.00 GB"):
+        store.require_space(1, 0, "extractor paper")
+
+
+def test_what_the_disk_cannot_hold_is_refused_with_the_figures(store, disk):
+    disk.free = 5 * 10**9 + FREE_BYTES
+    store.require_space(2 * 10**9, 3 * 10**9, "extractor paper")
+    with pytest.raises(UserError) as caught:
+        store.require_space(2 * 10**9, 3 * 10**9 + 1, "extractor paper")
+    message = str(caught.value)
+    assert message.startswith(
+        f"extractor paper takes 5.00 GB, and the disk of {store.root} has 5.00 GB to spare"
+    )
+    assert "WHISPER_ROUTER_CACHE " in message
+    disk.free = FREE_BYTES // 2
+    with pytest.raises(UserError, match=r"has 0\.00 GB to spare"):
+        store.require_space(1, 0, "extractor paper")
+
+
+def test_what_is_made_already_needs_no_room_in_the_store(store, disk, monkeypatch):
+    write_states(store)
+    for limit in ("10000", "1"):
+        monkeypatch.setenv("WHISPER_ROUTER_CACHE_LIMIT", limit)
+        store.require_space(0, 10**9, "extractor paper")
+
+
+def test_a_hypothesis_with_other_words_has_another_checksum(store):
+    texts = []
+    for said in (HYPOTHESIS, replace(HYPOTHESIS, text="other words")):
+        path = store.hypothesis_path("a", "arm")
+        store.write_hypothesis(path, said)
+        texts.append(path.read_text())
+    one, other = texts
+    swapped = one[: one.index('"hypothesis"')] + other[other.index('"hypothesis"') :]
+    path.write_text(swapped)
+    assert store.read_hypothesis(path) is None

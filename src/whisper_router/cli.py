@@ -24,6 +24,9 @@ app = typer.Typer(
     "Run it in the project's folder.",
 )
 
+cache = typer.Typer(no_args_is_help=True, help="The content store: what it holds, how to shrink it.")
+app.add_typer(cache, name="cache")
+
 Files = Annotated[
     list[Path], typer.Argument(help="Audio files: wav, flac, mp3, ogg, m4a, webm.", show_default=False)
 ]
@@ -60,6 +63,10 @@ def run(
         list[str],
         typer.Option("--set", "-S", help="key.path=value written into params.yaml first; may be repeated."),
     ] = [],  # noqa: B006
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Write a preset into params.yaml first: paper, paper-code or paper-compact."),
+    ] = None,
 ) -> None:
     """Run what is not up to date of the DAG: audio -> labels -> decider -> policy -> router -> report.
 
@@ -69,12 +76,12 @@ def run(
     -S 'ingest.corpora=[{name: calls, kind: table, path: calls.jsonl}]'
     """
     from whisper_router.asr.weights import find_checkpoint
-    from whisper_router.params import load_params, set_params
+    from whisper_router.params import edit_params, load_params
     from whisper_router.run import run as run_dag
     from whisper_router.summary import show_summary
 
-    if assignments:
-        set_params(assignments)
+    if assignments or preset:
+        edit_params(preset, assignments)
     arms = load_params().arms
     for arm in (arms.weak, arms.strong):
         find_checkpoint(arm.model)  # before DVC removes the outputs of the last run
@@ -170,6 +177,64 @@ def cost(as_json: Json = False) -> None:
     table = show_cost(Console(quiet=as_json))
     if as_json:
         print(json.dumps(table))
+
+
+@app.command()
+@_friendly
+def replicate(
+    table: Annotated[
+        Path, typer.Argument(help="Utterances (.jsonl, .csv, .tsv, .parquet): audio, text, speaker.")
+    ],
+    weak: Annotated[
+        str | None, typer.Option(help="Default: tiny, or tiny.en where small is not to be had.")
+    ] = None,
+    strong: Annotated[
+        str | None, typer.Option(help="Default: small, or base where it is not to be had.")
+    ] = None,
+    folds: Annotated[int, typer.Option(min=3, help="Parts of the speakers; one a fold is the test.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the division into folds.")] = 0,
+) -> None:
+    """Cross-validate the paper's router over speakers and write docs/paper-replication.md.
+
+    Takes hours on a CPU; killed, it goes on where it was. Example:
+
+    whisper-router replicate ../shared/speech/manifest.jsonl
+    """
+    if (weak is None) != (strong is None):
+        raise UserError("name both --weak and --strong, or neither")
+    from whisper_router.replication import DOCUMENT, candidates, find_pair, write_document
+    from whisper_router.replication import replicate as run_replication
+
+    write_document(run_replication(table, find_pair(weak, strong), candidates(), folds, seed))
+    print(f"{DOCUMENT.absolute()}, .json and the charts beside it")
+
+
+@cache.command("ls")
+@_friendly
+def cache_ls(as_json: Json = False) -> None:
+    """Say what decodes, encodings and trainings take, beside the outputs and DVC's cache."""
+    from whisper_router.disk import show_cache
+
+    shown = show_cache(Console(quiet=as_json))
+    if as_json:
+        print(json.dumps(shown))
+
+
+@cache.command("gc")
+@_friendly
+def cache_gc(
+    limit: Annotated[
+        str | None,
+        typer.Option(help="Keep at most this, such as 5GB; else WHISPER_ROUTER_CACHE_LIMIT, else 50GB."),
+    ] = None,
+) -> None:
+    """Delete what killed runs left, and what was not used for longest, down to a limit."""
+    from whisper_router.disk import size_text
+    from whisper_router.store import ContentStore, parse_bytes
+
+    store = ContentStore()
+    gone = store.collect(store.limit() if limit is None else parse_bytes(limit, "--limit"))
+    print(f"{store.root}: {len(gone)} entries deleted, {size_text(sum(entry.size for entry in gone))} freed")
 
 
 @app.command()

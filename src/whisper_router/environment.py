@@ -15,6 +15,9 @@ _DEFAULTS = {
     "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
     "PREFECT_SHOW_STARTUP_TIPS": "false",
     "TOKENIZERS_PARALLELISM": "false",
+    # glibc, in processes started from here: large blocks are kept, not given back after each batch
+    "MALLOC_MMAP_THRESHOLD_": str(8 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
 }
 
 

@@ -6,12 +6,13 @@ Intervals are the 2.5 and 97.5 percentiles of a bootstrap over speakers.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from whisper_router.cost import CURRENCIES, Dims, arm_macs, encoder_macs, paper_encoder_macs, paper_macs
+from whisper_router.features.options import Extractor
 
 MIN_SPEAKERS = 10
 
@@ -33,6 +34,7 @@ class Pair:
     weak: Costs  # the whole weak arm
     strong: Costs
     weak_encoder: Costs  # the weak arm's encoder alone, first attempt
+    strong_encoder: Costs
 
     @property
     def n_speakers(self) -> int:
@@ -53,7 +55,13 @@ def build_pair(labels: pd.DataFrame, transcripts: pd.DataFrame, dims: Mapping[st
             "macs": np.array([arm_macs(dims[arm], pairs) for pairs in attempts], dtype=np.float64),
             "macs_paper": np.array([paper_macs(dims[arm], int(n)) for n in part["tokens"]], dtype=np.float64),
         }
-    first = [contexts[0] for contexts in rows["weak"]["attempt_contexts"]]
+    encoders: dict[str, Costs] = {}
+    for arm, part in rows.items():
+        first = [int(contexts[0]) for contexts in part["attempt_contexts"]]
+        encoders[arm] = {
+            "macs": np.array([encoder_macs(dims[arm], frames) for frames in first], dtype=np.float64),
+            "macs_paper": np.full(len(labels), paper_encoder_macs(dims[arm]), dtype=np.float64),
+        }
     return Pair(
         speakers=pd.factorize(labels["speaker"])[0],
         words=labels["words"].to_numpy(),
@@ -64,20 +72,41 @@ def build_pair(labels: pd.DataFrame, transcripts: pd.DataFrame, dims: Mapping[st
         strong_logprob=rows["strong"]["avg_logprob"].to_numpy(dtype=np.float64),
         weak=costs["weak"],
         strong=costs["strong"],
-        weak_encoder={
-            "macs": np.array([encoder_macs(dims["weak"], int(frames)) for frames in first], dtype=np.float64),
-            "macs_paper": np.full(len(labels), paper_encoder_macs(dims["weak"]), dtype=np.float64),
-        },
+        weak_encoder=encoders["weak"],
+        strong_encoder=encoders["strong"],
     )
 
 
-def routed_cost(pair: Pair, strong: Array, cascade: bool, decider_macs: Array) -> Costs:
-    """Cost of each utterance routed by ``strong`` (bool); the extractor and the decider are always paid."""
+Reads = Literal["weak_encoder", "strong_encoder", "weak"]
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What is paid before the decision: what the extractor reads, and the decider."""
+
+    reads: Reads  # an encoder, whose output its own arm goes on with; or the whole weak arm (a cascade)
+    decider: Costs
+
+
+def spent_on(extractor: Extractor, decider: Costs) -> Spent:
+    """What a decision costs that reads this extractor."""
+    if extractor.kind == "confidence":
+        return Spent("weak", decider)
+    return Spent("weak_encoder" if extractor.arm == "weak" else "strong_encoder", decider)
+
+
+def routed_cost(pair: Pair, strong: Array, spent: Spent) -> Costs:
+    """Cost of each utterance routed by ``strong`` (bool); what was spent on the decision is always paid."""
     result = {}
     for currency in CURRENCIES:
-        paid = pair.weak[currency] if cascade else pair.weak_encoder[currency]
-        rest = 0.0 if cascade else pair.weak[currency] - pair.weak_encoder[currency]
-        result[currency] = paid + decider_macs + np.where(strong, pair.strong[currency], rest)
+        paid = getattr(pair, spent.reads)[currency]
+        rest = {
+            "weak": (0.0, pair.strong[currency]),
+            "weak_encoder": (pair.weak[currency] - paid, pair.strong[currency]),
+            "strong_encoder": (pair.weak[currency], pair.strong[currency] - paid),
+        }
+        to_weak, to_strong = rest[spent.reads]
+        result[currency] = paid + spent.decider[currency] + np.where(strong, to_strong, to_weak)
     return result
 
 
@@ -198,11 +227,11 @@ def _rounded(value: float) -> float | None:
 
 
 def evaluate(
-    pair: Pair, scores: Array, threshold: float, cascade: bool, decider_macs: Array, resamples: int, seed: int
+    pair: Pair, scores: Array, threshold: float, spent: Spent, resamples: int, seed: int
 ) -> dict[str, Any]:
     """Metrics of one policy on one split: each figure with its interval, or null with a reason."""
     strong = scores >= threshold
-    made = choices(pair, strong, routed_cost(pair, strong, cascade, decider_macs))
+    made = choices(pair, strong, routed_cost(pair, strong, spent))
     result: dict[str, Any] = with_intervals(
         lambda weights: figures(pair, made, scores, weights), pair.speakers, resamples, seed
     )
@@ -226,12 +255,12 @@ def evaluate(
     return result
 
 
-def sweep(pair: Pair, scores: Array, cascade: bool, decider_macs: Array) -> pd.DataFrame:
+def sweep(pair: Pair, scores: Array, spent: Spent) -> pd.DataFrame:
     """WER and cost at every threshold, from always-weak to always-strong."""
     rows = []
     for threshold in [np.inf, *np.unique(scores)[::-1]]:
         strong = scores >= threshold
-        cost = routed_cost(pair, strong, cascade, decider_macs)
+        cost = routed_cost(pair, strong, spent)
         errors = np.where(strong, pair.strong_errors, pair.weak_errors)
         shares = {f"{c}_routed": cost[c].sum() / pair.strong[c].sum() for c in CURRENCIES}
         row = {"strong_share": strong.mean(), "wer_routed": errors.sum() / pair.words.sum(), **shares}

@@ -1,7 +1,7 @@
 """Both arms over the manifest: the content store is filled, then read into transcripts and labels."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,14 @@ from whisper_router.asr.arm import Arm, arm_key, plan_batches
 from whisper_router.asr.decoding import Attempt, Hypothesis
 from whisper_router.asr.options import DecodeOptions
 from whisper_router.audio import SAMPLE_RATE, Audio, AudioError, audio_sha256, load_segment
-from whisper_router.features.extractors import extractor_key, pool_states
+from whisper_router.features.extractors import extractor_key, feature_frames, pool_states
 from whisper_router.features.options import EncoderExtractor
 from whisper_router.scoring import word_errors
 from whisper_router.store import ContentStore
 
 WORKERS = len(os.sched_getaffinity(0))  # batches at once, each on one torch thread
+
+ROUNDS = 3  # a damaged entry of the content store is found when it is read, and made in the next round
 
 TRANSCRIPT_COLUMNS = (
     "id",
@@ -102,15 +104,29 @@ class Work:
         """Whether nothing is left to compute for an utterance."""
         return not self.decodes(store, utterance) and not self.encodes(store, utterance)
 
+    def batches(self, rows: Sequence[Utterance], batch_size: int) -> list[list[Utterance]]:
+        """Utterances in batches of one context."""
+        samples = [round(row.duration_s * SAMPLE_RATE) for row in rows]
+        contexts = [self.options.context(count) for count in samples]
+        return [[rows[i] for i in batch] for batch in plan_batches(contexts, samples, batch_size)]
+
+
+def encoding_bytes(
+    rows: Sequence[Utterance], options: DecodeOptions, extractor: EncoderExtractor, layers: int, width: int
+) -> int:
+    """Bytes of the states of utterances, float16."""
+    samples = [round(row.duration_s * SAMPLE_RATE) for row in rows]
+    frames = sum(feature_frames(extractor, count, options.context(count)) for count in samples)
+    return 2 * frames * layers * width
+
 
 def plan_work(
     rows: Sequence[Utterance], work: Work, store: ContentStore, batch_size: int
 ) -> list[list[Utterance]]:
     """Batches of what the store lacks; the plan is that of the whole corpus, whatever is done already."""
-    samples = [round(row.duration_s * SAMPLE_RATE) for row in rows]
-    contexts = [work.options.context(count) for count in samples]
-    planned = ([rows[i] for i in batch] for batch in plan_batches(contexts, samples, batch_size))
-    missing = ([row for row in batch if not work.done(store, row)] for batch in planned)
+    missing = (
+        [row for row in batch if not work.done(store, row)] for batch in work.batches(rows, batch_size)
+    )
     return [batch for batch in missing if batch]
 
 
@@ -151,7 +167,7 @@ def _compute_batch(
         encoding = arm.encode_audio(audios)
         for i, (row, audio) in enumerate(good):
             for extractor in work.encodes(store, row):
-                states = pool_states(encoding.states, i, audio.size, extractor.pool)
+                states = pool_states(encoding.states, i, audio.size, extractor)
                 store.write_encoding(work.encoding_path(store, row.sha256, extractor), states)
         todo = [i for i, (row, _) in enumerate(good) if work.decodes(store, row)]
         if todo:
@@ -161,13 +177,77 @@ def _compute_batch(
     return len(batch), errors
 
 
+def announce_encodings(
+    extractors: Mapping[str, EncoderExtractor],
+    arms: Mapping[str, tuple[Arm, Work]],
+    rows: Sequence[Utterance],
+    store: ContentStore,
+    beside: bool,
+) -> None:
+    """Say what the states of stored extractors will take, before any is written.
+
+    Parameters
+    ----------
+    beside : bool
+        Whether featurize will write them once more, outside the store.
+
+    Raises
+    ------
+    UserError
+        The disk or the store's limit cannot hold them.
+    """
+    minutes = sum(row.duration_s for row in rows) / 60
+    needed = total = 0
+    for name, extractor in extractors.items():
+        arm, work = arms[extractor.arm]
+        layers, width = arm.model.dims.n_audio_layer + 1, arm.model.dims.n_audio_state
+        size = encoding_bytes(rows, work.options, extractor, layers, width)
+        print(
+            f"extractor {name}: {size / minutes / 1e6:.2f} MB a minute of audio, {size / 1e9:.2f} GB in all"
+        )
+        lacking = [row for row in rows if extractor in work.encodes(store, row)]
+        needed += encoding_bytes(lacking, work.options, extractor, layers, width)
+        total += size
+    store.require_space(needed, total if beside else 0, f"extractor {', '.join(extractors)}")
+
+
+def transcribe_all(
+    arm: Arm,
+    work: Work,
+    rows: Sequence[Utterance],
+    batch_size: int,
+    title: str,
+    run: Callable[[Arm, Sequence[Sequence[Utterance]], Work, ContentStore, str], dict[str, str]] = compute,
+) -> tuple[list[Hypothesis | None], dict[str, str]]:
+    """Every utterance's hypothesis; what the content store lacks, or holds damaged, is computed.
+
+    Returns
+    -------
+    tuple
+        Hypotheses in the order of the rows, and reasons by id for those that have none.
+    """
+    store = ContentStore()
+    errors: dict[str, str] = {}
+    found: list[Hypothesis | None] = []
+    for _ in range(ROUNDS):
+        batches = plan_work(rows, work, store, batch_size)
+        missing = sum(map(len, batches))
+        print(f"{title}: {missing} utterances to do, {len(rows) - missing} in the content store")
+        errors |= run(arm, batches, work, store, title)
+        found = [store.read_hypothesis(work.hypothesis_path(store, row.sha256)) for row in rows]
+        if all(made or row.id in errors for row, made in zip(rows, found, strict=True)):
+            break
+    return found, errors
+
+
 def transcripts_table(
-    manifest: pd.DataFrame, works: Mapping[str, Work], store: ContentStore, errors: Mapping[str, str]
+    manifest: pd.DataFrame,
+    hypotheses: Mapping[str, Sequence[Hypothesis | None]],
+    errors: Mapping[str, str],
 ) -> pd.DataFrame:
-    """A row an utterance and arm, from the store; rows without a hypothesis carry the error."""
+    """A row an utterance and arm; rows without a hypothesis carry the error."""
     rows: list[dict[str, Any]] = []
-    for arm, work in works.items():
-        found = [store.read_hypothesis(work.hypothesis_path(store, sha)) for sha in manifest["sha256"]]
+    for arm, found in hypotheses.items():
         known = [i for i, hypothesis in enumerate(found) if hypothesis is not None]
         texts = [found[i].text for i in known]  # type: ignore[union-attr]
         counts = dict(zip(known, word_errors(manifest["text"].iloc[known].tolist(), texts), strict=True))

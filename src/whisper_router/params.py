@@ -1,7 +1,8 @@
 """params.yaml, typed and strict: an unknown key or a value out of range is refused by name."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,9 +80,10 @@ class Params(_Strict):
     def _names_exist(self) -> "Params":
         for name, decider in self.deciders.items():
             _known(f"deciders.{name}.extractor", decider.extractor, self.extractors)
-            if decider.kind == "mlp" and self.extractors[decider.extractor].kind != "encoder":
+            if decider.kind != "logistic" and self.extractors[decider.extractor].kind != "encoder":
                 raise ValueError(
-                    f"deciders.{name}: kind mlp reads encoder states; give it an extractor of kind encoder"
+                    f"deciders.{name}: kind {decider.kind} reads encoder states; "
+                    "give it an extractor of kind encoder"
                 )
         for name, policy in self.policies.items():
             _known(f"policies.{name}.decider", policy.decider, self.deciders)
@@ -106,6 +108,15 @@ def _validated(values: Any, path: Path) -> Params:
         raise ParamsError(f"{path} is refused:\n" + "\n".join(lines)) from error
 
 
+def _read_yaml(path: Path, yaml: YAML) -> Any:
+    if not path.is_file():
+        raise ParamsError(f"{path.absolute()}: no such file; run from the project's folder")
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} is not YAML: {error}") from error
+
+
 def load_params(path: Path = PARAMS) -> Params:
     """Read and validate.
 
@@ -114,46 +125,75 @@ def load_params(path: Path = PARAMS) -> Params:
     ParamsError
         No such file, not YAML, an unknown key, a value out of range, a name that nothing defines.
     """
-    if not path.is_file():
-        raise ParamsError(f"{path.absolute()}: no such file; run from the project's folder")
-    try:
-        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path} is not YAML: {error}") from error
-    return _validated(values, path)
+    return _validated(_read_yaml(path, YAML(typ="safe")), path)
 
 
-def set_params(assignments: Sequence[str], path: Path = PARAMS) -> None:
-    """Write ``key.path=value`` (value in YAML) into params.yaml, comments kept; all or nothing.
+def presets() -> list[str]:
+    """Names of the presets."""
+    folder = files("whisper_router").joinpath("presets")
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """A preset: a part of params.yaml.
 
     Raises
     ------
     ParamsError
-        An assignment without ``=``, or a result that is not valid; the file stays as it was.
+        There is none of that name.
     """
-    if not path.is_file():
-        raise ParamsError(f"{path.absolute()}: no such file; run from the project's folder")
+    if name not in presets():
+        raise ParamsError(f"preset {name!r} is none of {', '.join(presets())}")
+    text = files("whisper_router").joinpath("presets", f"{name}.yaml").read_text()
+    preset: dict[str, Any] = YAML(typ="safe").load(text)
+    return preset
+
+
+def _merge(node: Any, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(node.get(key), dict):
+            _merge(node[key], value)
+        else:
+            node[key] = value
+
+
+def _assign(document: Any, assignment: str) -> None:
+    key, separator, text = assignment.partition("=")
+    if not separator:
+        raise ParamsError(f"--set {assignment}: write key.path=value")
+    *parents, last = key.strip().split(".")
+    node = document
+    for parent in parents:
+        if not isinstance(node, dict):
+            raise ParamsError(f"--set {assignment}: {parent!r} lies below a value, not a table")
+        node = node.setdefault(parent, {})
+    if not isinstance(node, dict):
+        raise ParamsError(f"--set {assignment}: {key!r} lies below a value, not a table")
+    try:
+        node[last] = YAML(typ="safe").load(text)
+    except YAMLError as error:
+        raise ParamsError(f"--set {assignment}: {text!r} is not YAML: {error}") from error
+
+
+def edit_params(preset: str | None = None, assignments: Sequence[str] = (), path: Path = PARAMS) -> None:
+    """Merge a preset, then ``key.path=value`` (value in YAML), into params.yaml, whole or not at all.
+
+    Raises
+    ------
+    ParamsError
+        No such preset, an assignment without ``=``, or a result that is not valid; the file stays as it was.
+    """
     yaml = YAML()
     yaml.width = 4096  # no line that nobody set is broken
     yaml.preserve_quotes = True
     yaml.indent(mapping=2, sequence=4, offset=2)
-    document = yaml.load(path.read_text())
+    document = _read_yaml(path, yaml)
+    if not isinstance(document, dict):
+        raise ParamsError(f"{path}: holds {document!r}, not a table of keys")
+    if preset is not None:
+        _merge(document, read_preset(preset))
     for assignment in assignments:
-        key, separator, text = assignment.partition("=")
-        if not separator:
-            raise ParamsError(f"--set {assignment}: write key.path=value")
-        *parents, last = key.strip().split(".")
-        node = document
-        for parent in parents:
-            if not isinstance(node, dict):
-                raise ParamsError(f"--set {assignment}: {parent!r} lies below a value, not a table")
-            node = node.setdefault(parent, {})
-        if not isinstance(node, dict):
-            raise ParamsError(f"--set {assignment}: {key!r} lies below a value, not a table")
-        try:
-            node[last] = YAML(typ="safe").load(text)
-        except YAMLError as error:
-            raise ParamsError(f"--set {assignment}: {text!r} is not YAML: {error}") from error
+        _assign(document, assignment)
     buffer = io.StringIO()
     yaml.dump(document, buffer)
     _validated(YAML(typ="safe").load(buffer.getvalue()), path)

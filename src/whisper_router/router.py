@@ -48,7 +48,8 @@ class RouterDescription(BaseModel):
 
     def extractor_identity(self) -> dict[str, object]:
         """The extractor and the arm it reads."""
-        return extractor_identity(self.extractor, self.weak.spec())
+        arm = self.weak if self.extractor.arm == "weak" else self.strong
+        return extractor_identity(self.extractor, arm.spec())
 
 
 @dataclass(frozen=True)
@@ -217,33 +218,38 @@ class Router:
         """Scores and, where asked for, the hypothesis of the chosen arm. Nothing is encoded twice."""
         scores = [0.0] * len(audios)
         hypotheses: list[Hypothesis | None] = [None] * len(audios)
-        mels: dict[int, torch.Tensor] = {}  # of utterances that go to the strong arm
+        mels: dict[
+            int, torch.Tensor
+        ] = {}  # of utterances that go to the arm that the extractor does not read
         cascade = self.description.extractor.kind == "confidence"
-        for batch in self.weak.batches(audios, self.description.batch_size):
+        reads_strong = self.description.extractor.arm == "strong"
+        first = self.strong if reads_strong else self.weak
+        for batch in first.batches(audios, self.description.batch_size):
             chosen = [audios[i] for i in batch]
-            encoding = self.weak.encode_audio(chosen)
-            weak = dict(enumerate(self.weak.decode(encoding, chosen))) if cascade else {}
-            found = self.decider.score(self._features(encoding, chosen, list(weak.values())))
-            to_weak = [k for k in range(len(batch)) if found[k] < threshold]
-            if transcribe and to_weak and not cascade:
-                decoded = self.weak.decode(encoding.rows(to_weak), [chosen[k] for k in to_weak])
-                weak = dict(zip(to_weak, decoded, strict=True))
+            encoding = first.encode_audio(chosen)
+            made = dict(enumerate(first.decode(encoding, chosen))) if cascade else {}
+            found = self.decider.score(self._features(encoding, chosen, list(made.values())))
+            stay = [k for k in range(len(batch)) if (found[k] >= threshold) == reads_strong]
+            if transcribe and stay and not cascade:
+                decoded = first.decode(encoding.rows(stay), [chosen[k] for k in stay])
+                made = dict(zip(stay, decoded, strict=True))
             for k, i in enumerate(batch):
                 scores[i] = float(found[k])
-                if k in to_weak:
-                    hypotheses[i] = weak.get(k)
+                if k in stay:
+                    hypotheses[i] = made.get(k)
                 else:
                     mels[i] = encoding.mel[k]
         if transcribe and mels:
-            strong = sorted(mels)
-            for batch in self.strong.batches([audios[i] for i in strong], self.description.batch_size):
-                chosen = [audios[strong[k]] for k in batch]
-                if self.strong.shares_mel(self.weak):
-                    encoding = self.strong.encode(torch.stack([mels[strong[k]] for k in batch]))
+            second = self.weak if reads_strong else self.strong
+            rest = sorted(mels)
+            for batch in second.batches([audios[i] for i in rest], self.description.batch_size):
+                chosen = [audios[rest[k]] for k in batch]
+                if second.shares_mel(first):
+                    encoding = second.encode(torch.stack([mels[rest[k]] for k in batch]))
                 else:
-                    encoding = self.strong.encode_audio(chosen)
-                for k, hypothesis in zip(batch, self.strong.decode(encoding, chosen), strict=True):
-                    hypotheses[strong[k]] = hypothesis
+                    encoding = second.encode_audio(chosen)
+                for k, hypothesis in zip(batch, second.decode(encoding, chosen), strict=True):
+                    hypotheses[rest[k]] = hypothesis
         return scores, hypotheses
 
     def _features(
@@ -251,7 +257,5 @@ class Router:
     ) -> list[np.ndarray]:
         extractor = self.description.extractor
         if extractor.kind == "encoder":
-            return [
-                pool_states(encoding.states, k, audio.size, extractor.pool) for k, audio in enumerate(audios)
-            ]
+            return [pool_states(encoding.states, k, audio.size, extractor) for k, audio in enumerate(audios)]
         return [confidence(h, audio.size / SAMPLE_RATE) for h, audio in zip(weak, audios, strict=True)]

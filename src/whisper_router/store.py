@@ -1,29 +1,84 @@
-"""The content store: decodes and encodings, each under the hash of all that shaped it."""
+"""The content store: decodes, encodings and half-trained deciders, each under the hash of all that shaped it.
 
+Every entry carries a checksum. One that fails it is deleted and reads as missing, so that it is made anew.
+"""
+
+import hashlib
 import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from pydantic import BaseModel, ByteSize, TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from whisper_router.asr.decoding import Hypothesis
 from whisper_router.errors import UserError
 from whisper_router.files import replacing
 from whisper_router.hashing import digest
 
-_HYPOTHESIS = TypeAdapter(Hypothesis)
+FOLDER, LIMIT = "WHISPER_ROUTER_CACHE", "WHISPER_ROUTER_CACHE_LIMIT"
+DEFAULT_LIMIT = "50GB"
+FREE_BYTES = 1 << 30  # of the disk, never taken
+STALE_S = 3600.0  # a temporary file this old belongs to a run that was killed
+
+_BYTES: TypeAdapter[ByteSize] = TypeAdapter(ByteSize)
 
 
-def _damaged(path: Path) -> UserError:
-    """Delete an entry that cannot be read, so that the next run computes it anew."""
+class _Decode(BaseModel):
+    sha256: str
+    hypothesis: Hypothesis
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of the store."""
+
+    path: Path
+    kind: str
+    size: int  # bytes
+    used: float  # seconds since the epoch
+
+
+def parse_bytes(text: str, where: str) -> int:
+    """A size such as ``20GB``.
+
+    Raises
+    ------
+    UserError
+        Not a size; ``where`` says who asked for it.
+    """
+    try:
+        return int(_BYTES.validate_python(text))
+    except ValidationError as error:
+        raise UserError(f"{where}: {text!r} is not a size; write one such as 20GB or 500MB") from error
+
+
+def _sha256(states: np.ndarray) -> str:
+    checksum = hashlib.sha256(f"{states.shape}{states.dtype}".encode())
+    checksum.update(states.data)
+    return checksum.hexdigest()
+
+
+def _damaged(path: Path) -> None:
     path.unlink(missing_ok=True)
-    return UserError(f"{path} was damaged and is deleted; run again, only what is missing is computed")
+    print(f"content store: {path} was damaged; it is deleted and made anew", file=sys.stderr)
+
+
+def _touch(path: Path) -> None:
+    """Note that an entry was used; another process may have deleted it."""
+    with suppress(FileNotFoundError):
+        os.utime(path)
 
 
 class ContentStore:
-    """A folder of values that are dear to compute; safe to delete at any time.
+    """A folder of values that are dear to compute; safe to delete at any time, and to share by processes.
 
     Parameters
     ----------
@@ -32,7 +87,7 @@ class ContentStore:
     """
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = root or Path(os.environ.get("WHISPER_ROUTER_CACHE", ".cache"))
+        self.root = root or Path(os.environ.get(FOLDER, ".cache"))
 
     def _path(self, kind: str, key: str, suffix: str) -> Path:
         return self.root / kind / key[:2] / f"{key}{suffix}"
@@ -42,37 +97,136 @@ class ContentStore:
         return self._path("decodes", digest([audio_sha256, arm_key]), ".json")
 
     def encoding_path(self, audio_sha256: str, arm_key: str, extractor_key: str) -> Path:
-        """Where the pooled encoder states of an utterance lie."""
+        """Where the encoder states of an utterance lie."""
         return self._path("encodings", digest([audio_sha256, arm_key, extractor_key]), ".safetensors")
+
+    def training_path(self, key: str) -> Path:
+        """Where the state of a training lies."""
+        return self._path("trainings", key, ".pt")
 
     @staticmethod
     def read_hypothesis(path: Path) -> Hypothesis | None:
-        """The stored hypothesis; None where there is none."""
-        if not path.is_file():
-            return None
+        """The stored hypothesis; None where there is none, or where it was damaged."""
         try:
-            return _HYPOTHESIS.validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise _damaged(path) from error
+            entry = _Decode.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError:
+            _damaged(path)
+            return None
+        if digest(entry.model_dump(mode="json")["hypothesis"]) != entry.sha256:
+            _damaged(path)
+            return None
+        _touch(path)
+        return entry.hypothesis
 
     @staticmethod
     def write_hypothesis(path: Path, hypothesis: Hypothesis) -> None:
         """Store a hypothesis."""
+        entry = _Decode(sha256="", hypothesis=hypothesis)
+        checked = entry.model_copy(update={"sha256": digest(entry.model_dump(mode="json")["hypothesis"])})
         with replacing(path) as temporary:
-            temporary.write_bytes(_HYPOTHESIS.dump_json(hypothesis))
+            temporary.write_text(checked.model_dump_json())
 
     @staticmethod
-    def read_encoding(path: Path) -> np.ndarray | None:
-        """The stored encoding, shape (frames, layers, width), float16; None where there is none."""
-        if not path.is_file():
-            return None
+    def read_encoding(path: Path, check: bool = True) -> np.ndarray | None:
+        """The stored states, shape (frames, layers, width), float16; None where missing or damaged.
+
+        Parameters
+        ----------
+        check : bool
+            Whether to compare the checksum; who reads an entry again and again needs it once.
+        """
         try:
-            return load_file(path)["states"]
-        except (SafetensorError, KeyError) as error:
-            raise _damaged(path) from error
+            with safe_open(path, framework="numpy") as file:
+                states: np.ndarray = file.get_tensor("states")
+                expected = (file.metadata() or {}).get("sha256")
+        except FileNotFoundError:
+            return None
+        except SafetensorError:
+            _damaged(path)
+            return None
+        if check and _sha256(states) != expected:
+            _damaged(path)
+            return None
+        _touch(path)
+        return states
 
     @staticmethod
     def write_encoding(path: Path, states: np.ndarray) -> None:
-        """Store an encoding."""
+        """Store encoder states."""
+        states = np.ascontiguousarray(states)
         with replacing(path) as temporary:
-            save_file({"states": np.ascontiguousarray(states)}, temporary)
+            save_file({"states": states}, temporary, metadata={"sha256": _sha256(states)})
+
+    def entries(self) -> Iterator[Entry]:
+        """All files of the store; those of a killed run under the kind ``leftover``."""
+        for path in self.root.glob("*/*/*"):
+            try:
+                status = path.stat()
+            except FileNotFoundError:  # another process renamed it
+                continue
+            kind = "leftover" if path.name.startswith(".") else path.parts[-3]
+            yield Entry(path, kind, status.st_size, status.st_mtime)
+
+    def collect(self, limit: int) -> list[Entry]:
+        """Delete what killed runs left, then what was not used for longest, until ``limit`` bytes remain."""
+        entries = sorted(self.entries(), key=lambda entry: entry.used)
+        stale = time.time() - STALE_S
+        gone = [entry for entry in entries if entry.kind == "leftover" and entry.used < stale]
+        kept = [entry for entry in entries if entry.kind != "leftover"]
+        size = sum(entry.size for entry in kept)
+        for entry in kept:
+            if size <= limit:
+                break
+            gone.append(entry)
+            size -= entry.size
+        for entry in gone:
+            entry.path.unlink(missing_ok=True)
+        return gone
+
+    @staticmethod
+    def limit() -> int:
+        """The size in bytes that the store may have.
+
+        Raises
+        ------
+        UserError
+            ``WHISPER_ROUTER_CACHE_LIMIT`` is not a size.
+        """
+        return parse_bytes(os.environ.get(LIMIT, DEFAULT_LIMIT), LIMIT)
+
+    def require_space(self, needed: int, beside: int, what: str) -> None:
+        """Refuse to begin what the disk or the store's limit cannot hold.
+
+        Parameters
+        ----------
+        needed : int
+            Bytes that will be added to the store.
+        beside : int
+            Bytes that will be written elsewhere on the same disk.
+
+        Raises
+        ------
+        UserError
+            They do not fit; the message has the figures.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.root).free - FREE_BYTES
+        room = self.limit() - sum(entry.size for entry in self.entries())
+        if needed and needed > room:
+            where = (
+                f"{needed / 1e9:.2f} GB in {self.root}, whose limit leaves {max(room, 0) / 1e9:.2f} GB: "
+                f"raise {LIMIT}, or run `whisper-router cache gc`"
+            )
+        elif needed + beside > free:
+            where = (
+                f"{(needed + beside) / 1e9:.2f} GB, and the disk of {self.root} has {max(free, 0) / 1e9:.2f} "
+                f"GB to spare: make room, or set {FOLDER} to a folder on a larger disk"
+            )
+        else:
+            return
+        raise UserError(
+            f"{what} takes {where}; or give the extractor a larger pool, or stored: false, which computes "
+            "its states anew in each epoch"
+        )

@@ -1,5 +1,6 @@
 """Every decider learns what can be learnt, is the same after a reload, and judges each utterance alone."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import pytest
 from safetensors.numpy import load_file
 from sklearn.metrics import log_loss, roc_auc_score
 
-from whisper_router.decider.curve import draw_curve
-from whisper_router.decider.options import DeciderOptions, LogisticOptions, MlpOptions
+from whisper_router.decider.curve import best_point, draw_curve
+from whisper_router.decider.options import DeciderOptions, LogisticOptions, MlpOptions, ResnetOptions
 from whisper_router.decider.registry import (
     DESCRIPTION,
     KINDS,
@@ -19,6 +20,8 @@ from whisper_router.decider.registry import (
     load_decider,
     save_decider,
 )
+from whisper_router.decider.scores import score_all
+from whisper_router.decider.training import Examples
 from whisper_router.errors import UserError
 from whisper_router.files import read_json
 
@@ -26,8 +29,18 @@ LAYERS, WIDTH = 3, 6
 OPTIONS: dict[str, DeciderOptions] = {
     "logistic": LogisticOptions(kind="logistic", extractor="toy"),
     "mlp": MlpOptions(kind="mlp", extractor="toy", epochs=15, hidden=16, learning_rate=0.01),
+    "resnet": ResnetOptions(
+        kind="resnet",
+        extractor="toy",
+        channels=12,
+        strides=(1, 2),
+        epochs=8,
+        batch_size=32,
+        learning_rate=0.003,
+    ),
 }
 IDENTITY: dict[str, object] = {"options": {"kind": "encoder"}}
+STORED = {"logistic": 0, "mlp": 0, "resnet": 3 * 2 * (2 * 12 + 1)}  # means, variances and counts of the norms
 Data = tuple[list[np.ndarray], np.ndarray]
 
 
@@ -50,15 +63,28 @@ class Trained:
     curve: list[dict[str, float]]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WHISPER_ROUTER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="module")
-def data() -> dict[str, Data]:
-    return {name: problem(size, seed) for seed, (name, size) in enumerate({"train": 160, "dev": 60}.items())}
+def written(examples, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Examples]:
+    return lambda data: examples(tmp_path_factory.mktemp("features") / "f", *data)
+
+
+@pytest.fixture(scope="module")
+def data(written) -> dict[str, Examples]:
+    sizes = {"train": 160, "dev": 60}
+    return {name: written(problem(size, seed)) for seed, (name, size) in enumerate(sizes.items())}
 
 
 @pytest.fixture(scope="module", params=list(OPTIONS))
-def trained(request: pytest.FixtureRequest, data: dict[str, Data]) -> Trained:
+def trained(request: pytest.FixtureRequest, data: dict[str, Examples]) -> Trained:
     options = OPTIONS[request.param]
-    return Trained(options, *KINDS[options.kind].fit(options, data["train"], data["dev"]))
+    return Trained(options, *KINDS[options.kind].fit(options, data["train"], data["dev"], "toy"))
 
 
 def saved(trained: Trained, folder: Path) -> Path:
@@ -109,8 +135,9 @@ def test_a_score_does_not_depend_on_batch_mates_or_their_order(trained):
     np.testing.assert_array_equal(trained.decider.score(features[::-1]), together[::-1])
 
 
-def test_two_fits_with_the_same_seed_give_equal_weights(trained, data, tmp_path):
-    again = KINDS[trained.options.kind].fit(trained.options, data["train"], data["dev"])
+def test_two_fits_with_the_same_seed_give_equal_weights(trained, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("WHISPER_ROUTER_CACHE", str(tmp_path / "cache"))
+    again = KINDS[trained.options.kind].fit(trained.options, data["train"], data["dev"], "again")
     first = saved(trained, tmp_path / "first")
     second = saved(Trained(trained.options, *again), tmp_path / "second")
     assert again[1] == trained.curve
@@ -118,32 +145,43 @@ def test_two_fits_with_the_same_seed_give_equal_weights(trained, data, tmp_path)
     assert (first / WEIGHTS).read_bytes() == (second / WEIGHTS).read_bytes()
 
 
-def test_another_seed_gives_other_weights(data, tmp_path):
+def test_a_decider_is_always_written_as_the_same_bytes(trained, tmp_path):
+    hashes = {decider_sha256(saved(trained, tmp_path / str(i))) for i in range(10)}
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("kind", ["mlp", "resnet"])
+def test_another_seed_gives_other_weights(kind, data, tmp_path):
     for seed in (0, 1):
-        options = OPTIONS["mlp"].model_copy(update={"seed": seed, "epochs": 1})
-        decider, _ = KINDS["mlp"].fit(options, data["train"], data["dev"])
+        options = OPTIONS[kind].model_copy(update={"seed": seed, "epochs": 1})
+        decider, _ = KINDS[kind].fit(options, data["train"], data["dev"], "seed")
         save_decider(tmp_path / str(seed), decider, options, IDENTITY)
     assert decider_sha256(tmp_path / "0") != decider_sha256(tmp_path / "1")
 
 
-def test_the_point_of_the_curve_with_the_best_dev_loss_is_kept(trained, data):
-    features, labels = data["dev"]
-    losses = [point["dev_loss"] for point in trained.curve]
-    assert len(set(losses)) > 1
-    assert log_loss(labels, trained.decider.score(features)) == pytest.approx(min(losses), abs=1e-5)
+def test_the_first_best_point_of_the_curve_is_kept(trained, data):
+    dev = data["dev"]
+    scores = trained.decider.score(dev.reader.batch(dev.ids))
+    kept = best_point(trained.curve, trained.options.keep)
+    best = min(point[f"dev_{trained.options.keep}"] for point in trained.curve)
+    assert kept is next(point for point in trained.curve if point[f"dev_{trained.options.keep}"] == best)
+    assert log_loss(dev.labels, scores) == pytest.approx(kept["dev_loss"], abs=1e-5)
+    if "dev_error" in kept:
+        assert ((scores > 0.5) != dev.labels).mean() == pytest.approx(kept["dev_error"], abs=1e-6)
 
 
 @pytest.mark.parametrize(
     "options",
     [
         OPTIONS["mlp"].model_copy(update={"learning_rate": 0.05, "dropout": 0.0, "epochs": 25}),
+        OPTIONS["resnet"].model_copy(update={"learning_rate": 0.03, "epochs": 25, "keep": "loss"}),
         OPTIONS["logistic"].model_copy(update={"c": (0.001, 0.01, 0.1, 10.0)}),
     ],
-    ids=["mlp", "logistic"],
+    ids=["mlp", "resnet", "logistic"],
 )
-def test_the_best_point_is_kept_when_later_ones_only_learn_the_training_set_by_heart(options):
-    train, dev = problem(24, seed=1, noise=4.0), problem(40, seed=2, noise=4.0)
-    decider, curve = KINDS[options.kind].fit(options, train, dev)
+def test_the_best_point_is_kept_when_later_ones_only_learn_the_training_set_by_heart(options, written):
+    train, dev = written(problem(24, seed=1, noise=4.0)), problem(40, seed=2, noise=4.0)
+    decider, curve = KINDS[options.kind].fit(options, train, written(dev), "by heart")
     losses = [point["dev_loss"] for point in curve]
     assert curve[-1]["train_loss"] < curve[losses.index(min(losses))]["train_loss"]
     assert losses[-1] > min(losses) + 0.1
@@ -154,25 +192,47 @@ def test_the_curve_says_what_was_tried(trained):
     if trained.options.kind == "logistic":
         assert [point["c"] for point in trained.curve] == list(trained.options.c)
     else:
-        assert [point["epoch"] for point in trained.curve] == list(range(1, trained.options.epochs + 1))
+        assert [point["epoch"] for point in trained.curve] == list(range(1, len(trained.curve) + 1))
+        assert len(trained.curve) <= trained.options.epochs
+        assert all("dev_error" in point for point in trained.curve)
     assert all(set(point) >= {"train_loss", "dev_loss"} for point in trained.curve)
 
 
 def test_the_curve_is_drawn_alike_each_time(trained, tmp_path):
     for name in ("a.png", "b.png"):
-        draw_curve(tmp_path / name, "A decider", trained.curve)
+        draw_curve(tmp_path / name, "A decider", trained.curve, trained.options.keep)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_parameters_are_the_numbers_that_are_stored(trained, tmp_path):
     arrays = load_file(saved(trained, tmp_path / "d") / WEIGHTS)
-    assert trained.decider.parameters == sum(array.size for array in arrays.values())
+    stored = sum(array.size for array in arrays.values())
+    assert trained.decider.parameters == stored - STORED[trained.options.kind]
 
 
 def test_longer_utterances_cost_more(trained):
     costs = [trained.decider.macs(frames) for frames in (1, 10, 100)]
     assert 0 < costs[0] < costs[1] < costs[2]
+
+
+def test_the_paper_counts_no_more_products_than_there_are(trained):
+    for frames in (1, 10, 100):
+        assert 0 < trained.decider.paper_macs(frames) < trained.decider.macs(frames)
+
+
+def test_scores_of_a_split_are_those_of_its_features_with_what_they_cost(trained, data):
+    dev = data["dev"]
+    ids = [*reversed(dev.ids), *data["dev"].ids[:20]]
+    made = score_all(trained.decider, dev.reader, ids)
+    features = dev.reader.batch(ids)
+    np.testing.assert_array_equal(made.scores, trained.decider.score(features))
+    assert made.macs["macs"].tolist() == [trained.decider.macs(len(feature)) for feature in features]
+    assert made.macs["macs_paper"].tolist() == [
+        trained.decider.paper_macs(len(feature)) for feature in features
+    ]
+    assert made.extractor == dev.reader.extractor
+    assert score_all(trained.decider, dev.reader, []).scores.shape == (0,)
 
 
 def test_the_decider_s_hash_sees_weights_and_description(trained, tmp_path):
@@ -199,14 +259,9 @@ def test_weights_hold_no_pickle(trained, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "logistic",
-        pytest.param("mlp"),
-    ],
-)
-def test_features_that_are_not_finite_are_refused(kind, data):
-    broken = ([np.full_like(feature, np.nan) for feature in data["dev"][0]], data["dev"][1])
+@pytest.mark.parametrize("kind", list(OPTIONS))
+def test_features_that_are_not_finite_are_refused(kind, written):
+    features, labels = problem(20, seed=3)
+    broken = written(([np.full_like(feature, np.nan) for feature in features], labels))
     with pytest.raises((UserError, ValueError)):
-        KINDS[kind].fit(OPTIONS[kind].model_copy(update={"epochs": 1}), broken, broken)
+        KINDS[kind].fit(OPTIONS[kind].model_copy(update={"epochs": 1}), broken, broken, "broken")

@@ -12,11 +12,17 @@ from whisper_router.features.extractors import (
     confidence,
     extractor_identity,
     extractor_key,
+    feature_frames,
     pool_states,
 )
 from whisper_router.features.options import ConfidenceExtractor, EncoderExtractor
 
 FRAME = 320  # samples of an encoder frame
+CUT = EncoderExtractor(kind="encoder")
+
+
+def extractor(**change: object) -> EncoderExtractor:
+    return CUT.model_copy(update=change)
 
 
 def hypothesis(*logprobs: float, **change: object) -> Hypothesis:
@@ -44,26 +50,56 @@ def by_name(found: np.ndarray) -> dict[str, float]:
     return dict(zip(CONFIDENCE_NAMES, found[0].tolist(), strict=True))
 
 
-@settings(max_examples=50, deadline=None, database=None)
-@given(frames=st.integers(1, 60), pool=st.integers(1, 70), samples=st.integers(1, 70 * FRAME))
-def test_pooled_states_are_the_means_of_the_frames_that_hold_audio(frames, pool, samples):
+many = settings(max_examples=50, deadline=None, database=None)
+frame_counts, pools, sample_counts = st.integers(1, 60), st.integers(1, 70), st.integers(1, 70 * FRAME)
+paddings = st.sampled_from(["keep", "cut"])
+
+
+@many
+@given(frames=frame_counts, pool=pools, samples=sample_counts, padding=paddings)
+def test_pooled_states_are_the_means_of_the_frames_that_count(frames, pool, samples, padding):
     made = states(1, frames)
-    found = pool_states(made, 0, samples, pool)
-    heard = min(frames, -(-samples // FRAME))
-    assert found.shape == (-(-heard // pool), 2, 3)
+    found = pool_states(made, 0, samples, extractor(pool=pool, padding=padding))
+    valid = frames if padding == "keep" else min(frames, -(-samples // FRAME))
+    assert found.shape == (-(-valid // pool), 2, 3)
     assert found.dtype == np.float16
     for i, values in enumerate(found):
         for layer, state in zip(values, made, strict=True):
-            wanted = state[0, i * pool : min((i + 1) * pool, heard)].mean(0).numpy()
+            wanted = state[0, i * pool : min((i + 1) * pool, valid)].mean(0).numpy()
             np.testing.assert_allclose(layer, wanted, atol=5e-3)
 
 
-def test_frames_beyond_the_audio_s_end_do_not_count():
+@many
+@given(context=frame_counts, pool=pools, samples=sample_counts, padding=paddings)
+def test_a_feature_has_as_many_frames_as_was_foretold(context, pool, samples, padding):
+    options = extractor(pool=pool, padding=padding)
+    assert len(pool_states(states(1, context), 0, samples, options)) == feature_frames(
+        options, samples, context
+    )
+
+
+def test_padding_kept_is_the_whole_context_and_padding_cut_the_audio_alone():
+    second = 50 * FRAME
+    assert feature_frames(extractor(pool=1, padding="keep"), second, 1500) == 1500
+    assert feature_frames(extractor(pool=1, padding="cut"), second, 1500) == 50
+    assert feature_frames(extractor(pool=1, padding="cut"), second + 1, 1500) == 51
+    assert feature_frames(extractor(pool=4, padding="keep"), second, 1500) == 375
+    assert feature_frames(extractor(pool=4, padding="cut"), second, 1500) == 13
+
+
+def test_states_that_are_not_pooled_are_the_encoder_s_own():
+    made = states(1, 12)
+    found = pool_states(made, 0, 12 * FRAME, extractor(pool=1, padding="keep"))
+    np.testing.assert_array_equal(found, torch.stack([state[0] for state in made], dim=1).half().numpy())
+
+
+def test_frames_beyond_the_audio_s_end_count_where_the_padding_is_kept_alone():
     made = states(1, 40)
-    before = pool_states(made, 0, 25 * FRAME, 4)
+    cut, kept = (pool_states(made, 0, 25 * FRAME, extractor(padding=padding)) for padding in ("cut", "keep"))
     for state in made:
         state[:, 25:] = 1e4
-    np.testing.assert_array_equal(pool_states(made, 0, 25 * FRAME, 4), before)
+    np.testing.assert_array_equal(pool_states(made, 0, 25 * FRAME, CUT), cut)
+    assert (pool_states(made, 0, 25 * FRAME, extractor(padding="keep")) != kept).any()
 
 
 def test_pooled_states_are_of_the_row_asked_for():
@@ -71,7 +107,8 @@ def test_pooled_states_are_of_the_row_asked_for():
     for row in range(3):
         alone = [state[row : row + 1] for state in made]
         np.testing.assert_array_equal(
-            pool_states(made, row, 12 * FRAME, 5), pool_states(alone, 0, 12 * FRAME, 5)
+            pool_states(made, row, 12 * FRAME, extractor(pool=5)),
+            pool_states(alone, 0, 12 * FRAME, extractor(pool=5)),
         )
 
 
@@ -110,19 +147,39 @@ def test_an_empty_hypothesis_has_finite_confidence():
 def test_an_extractor_s_identity_differs_with_its_options_and_its_arm():
     arm = {"weights": "abc"}
     identities = [
-        extractor_identity(EncoderExtractor(kind="encoder"), arm),
-        extractor_identity(EncoderExtractor(kind="encoder", pool=8), arm),
+        extractor_identity(CUT, arm),
+        extractor_identity(extractor(pool=8), arm),
+        extractor_identity(extractor(arm="strong"), arm),
+        extractor_identity(extractor(padding="keep"), arm),
         extractor_identity(ConfidenceExtractor(kind="confidence"), arm),
-        extractor_identity(EncoderExtractor(kind="encoder"), {"weights": "def"}),
+        extractor_identity(CUT, {"weights": "def"}),
     ]
     assert all(a != b for i, a in enumerate(identities) for b in identities[:i])
-    assert identities[0] == extractor_identity(EncoderExtractor(kind="encoder", pool=4), arm)
+    assert identities[0] == extractor_identity(extractor(pool=4), arm)
 
 
-def test_an_extractor_s_key_differs_with_its_options():
-    assert extractor_key(EncoderExtractor(kind="encoder")) == extractor_key(
-        EncoderExtractor(kind="encoder", pool=4)
-    )
-    assert extractor_key(EncoderExtractor(kind="encoder")) != extractor_key(
-        EncoderExtractor(kind="encoder", pool=5)
-    )
+@pytest.mark.parametrize("stored", [True, False, None])
+def test_whether_features_are_stored_shapes_none(stored):
+    assert extractor(stored=stored).identity() == CUT.identity()
+    assert "stored" not in CUT.identity()
+    assert extractor_key(extractor(stored=stored)) == extractor_key(CUT)
+
+
+def test_an_extractor_s_key_differs_with_each_option():
+    changes = ({}, {"pool": 5}, {"arm": "strong"}, {"padding": "keep"})
+    assert len({extractor_key(extractor(**change)) for change in changes}) == len(changes)
+
+
+@pytest.mark.parametrize(
+    ("pool", "stored", "wanted"),
+    [
+        (1, None, False),
+        (2, None, True),
+        (1, True, True),
+        (1, False, False),
+        (4, False, False),
+        (4, True, True),
+    ],
+)
+def test_states_are_stored_where_they_are_pooled_or_where_it_is_asked_for(pool, stored, wanted):
+    assert extractor(pool=pool, stored=stored).is_stored is wanted

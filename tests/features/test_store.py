@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from whisper_router.errors import UserError
-from whisper_router.features.store import FeatureReader, write_features
+from whisper_router.features.store import FeatureIndex, FeatureReader, write_features, write_frames
 
 EXTRACTOR: dict[str, object] = {"options": {"kind": "encoder", "pool": 4}, "arm": {"weights": "abc"}}
 
@@ -59,6 +59,48 @@ def test_a_feature_is_a_view_of_the_memory_mapped_file(tmp_path):
         found[0] = 0
 
 
+def test_a_shard_larger_than_memory_is_opened_and_read(tmp_path):
+    folder = tmp_path / "f"
+    write_features(folder, [("a", feature(4, 1000)), ("b", feature(3, 1000, seed=1))], EXTRACTOR)
+    before = np.load(folder / "shard-00000.npy")
+    huge = np.lib.format.open_memmap(folder / "shard-00000.npy", "w+", np.float16, (20_000_000, 1000))
+    huge[:7] = before  # a file of 40 GB, all holes but for its first page
+    del huge
+    reader = FeatureReader(folder, EXTRACTOR)
+    np.testing.assert_array_equal(reader["b"], feature(3, 1000, seed=1))
+
+
+def test_what_is_no_shard_is_not_mapped(tmp_path):
+    write_features(tmp_path / "f", [("a", feature(4, 2))], EXTRACTOR)
+    np.save(tmp_path / "f" / "other.npy", np.zeros(3))
+    (tmp_path / "f" / ".shard-00000.npy").write_bytes(b"a leftover")
+    np.testing.assert_array_equal(FeatureReader(tmp_path / "f")["a"], feature(4, 2))
+
+
+@settings(max_examples=20, deadline=None, database=None)
+@given(asked=st.lists(st.integers(0, 8), max_size=12), shard_bytes=st.integers(1, 200))
+def test_a_batch_is_the_features_asked_for_in_their_order(asked, shard_bytes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store") / "features"
+    rows = [(f"u{i}", feature(1 + i % 4, 2, seed=i)) for i in range(9)]
+    write_features(folder, rows, EXTRACTOR, shard_bytes)
+    reader = FeatureReader(folder)
+    found = reader.batch([f"u{i}" for i in asked])
+    assert all(isinstance(values, np.memmap) for values in found)
+    for i, values in zip(asked, found, strict=True):
+        np.testing.assert_array_equal(values, reader[f"u{i}"])
+        assert len(values) == reader.frames(f"u{i}")
+
+
+def test_the_index_of_features_that_are_not_stored_says_how_many_frames_each_has(tmp_path):
+    write_frames(tmp_path / "f", iter([("b", 1500), ("a", 12)]), EXTRACTOR)
+    index = FeatureIndex(tmp_path / "f", EXTRACTOR)
+    assert index.ids == ["b", "a"]
+    assert (index.frames("b"), index.frames("a")) == (1500, 12)
+    assert sorted(path.name for path in (tmp_path / "f").iterdir()) == ["extractor.json", "index.parquet"]
+    with pytest.raises(UserError, match="run featurize again"):
+        FeatureIndex(tmp_path / "f", {**EXTRACTOR, "arm": {"weights": "def"}})
+
+
 def test_equal_features_make_equal_files(tmp_path):
     rows = [(f"u{i}", feature(2 + i, 3, seed=i)) for i in range(5)]
     for name in ("first", "second"):
@@ -100,6 +142,21 @@ def test_an_interrupted_write_leaves_the_old_folder(error, tmp_path):
     assert FeatureReader(folder).ids == ["a"]
     np.testing.assert_array_equal(FeatureReader(folder)["a"], old)
     assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("write", [write_features, write_frames])
+def test_an_interrupted_first_write_leaves_no_folder_and_no_half_shard(write, error, tmp_path):
+    def interrupted() -> Iterator[tuple[str, object]]:
+        for i in range(3):
+            yield f"u{i}", 3 if write is write_frames else feature(3, 2)
+        raise error
+
+    with pytest.raises(error):
+        write(tmp_path / "f", interrupted(), EXTRACTOR, *([1] if write is write_features else []))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match="no such file"):
+        FeatureReader(tmp_path / "f")
 
 
 def test_a_reader_of_the_old_folder_reads_on_after_it_was_replaced(tmp_path: Path):

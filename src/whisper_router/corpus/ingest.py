@@ -98,8 +98,8 @@ def _probe(row: dict[str, Any], options: IngestOptions) -> dict[str, Any] | str:
     }
 
 
-def ingest(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame, list[Rejected]]:
-    """Build the manifest.
+def read_corpora(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame, list[Rejected]]:
+    """Decode every utterance of the corpora once.
 
     Parameters
     ----------
@@ -109,9 +109,14 @@ def ingest(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame, list[
     Returns
     -------
     DataFrame
-        ``COLUMNS``, sorted by id.
+        ``COLUMNS``, the split as far as the corpora have official ones, sorted by id.
     list of Rejected
-        Rows left out: bad audio or text, a duplicate id, a text that stands in a split of higher priority.
+        Rows left out: bad audio or text, a duplicate id.
+
+    Raises
+    ------
+    UserError
+        No row is usable.
     """
     write_text(audio_dir / "README", "Speech that ingest made; the audio of tables stays where it is.\n")
     rejected: list[Rejected] = []
@@ -133,6 +138,20 @@ def ingest(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame, list[
     manifest = pd.DataFrame(kept.values()).sort_values("id", ignore_index=True)
     alone = manifest["speaker"].isna()  # an unknown speaker is a group a recording
     manifest["speaker"] = manifest["corpus"] + "/" + manifest["speaker"].where(~alone, manifest["audio"])
+    return manifest, rejected
+
+
+def ingest(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame, list[Rejected]]:
+    """Build the manifest: the corpora, each speaker in one split.
+
+    Returns
+    -------
+    DataFrame
+        ``COLUMNS``, sorted by id.
+    list of Rejected
+        Rows left out: those of ``read_corpora``, and texts that stand in a split of higher priority.
+    """
+    manifest, rejected = read_corpora(options, audio_dir)
     parts = [assign_splits(part, options.splits) for _, part in manifest.groupby("corpus")]
     manifest["split"] = pd.concat(parts)
     shared = drop_shared_texts(manifest)

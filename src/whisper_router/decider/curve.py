@@ -6,16 +6,27 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 
-def draw_curve(path: Path, title: str, curve: Sequence[dict[str, float]]) -> None:
-    """Draw train and dev loss over the curve's first column and mark the best dev loss."""
+def best_point(curve: Sequence[dict[str, float]], keep: str) -> dict[str, float]:
+    """The entry that was kept: the first with the least dev ``keep``."""
+    return min(curve, key=lambda point: point[f"dev_{keep}"])
+
+
+def draw_curve(path: Path, title: str, curve: Sequence[dict[str, float]], keep: str) -> None:
+    """Draw train and dev loss over the curve's first column and mark what was kept."""
     x_name = next(iter(curve[0]))
     x = [point[x_name] for point in curve]
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot(x, [point["train_loss"] for point in curve], label="train", color="#888888")
     axes.plot(x, [point["dev_loss"] for point in curve], label="dev", color="#1f77b4")
-    best = min(curve, key=lambda point: point["dev_loss"])
-    axes.plot(best[x_name], best["dev_loss"], "o", color="#1f77b4", label=f"kept: {x_name} {best[x_name]:g}")
+    best = best_point(curve, keep)
+    axes.plot(
+        best[x_name],
+        best["dev_loss"],
+        "o",
+        color="#1f77b4",
+        label=f"kept: {x_name} {best[x_name]:g}, by dev {keep}",
+    )
     if x_name == "c":
         axes.set_xscale("log")
         axes.set_xlabel("c (inverse regularisation)")

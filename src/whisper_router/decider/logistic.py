@@ -11,13 +11,21 @@ from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
 from whisper_router.decider.options import SCORE_DECIMALS, LogisticOptions
+from whisper_router.decider.training import Examples
 from whisper_router.errors import UserError
 
-CURVE_X = "c"  # inverse strength of regularisation
+CHUNK = 256
 
 
 def _vectors(features: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([feature.astype(np.float64).mean(axis=0).ravel() for feature in features])
+
+
+def _means(examples: Examples) -> np.ndarray:
+    """Mean features of all utterances; a few hundred of whole features are in memory at once."""
+    ids = examples.ids
+    parts = [ids[i : i + CHUNK] for i in range(0, len(ids), CHUNK)]
+    return np.concatenate([_vectors(examples.reader.batch(part)) for part in parts])
 
 
 class LogisticDecider:
@@ -28,14 +36,11 @@ class LogisticDecider:
 
     @classmethod
     def fit(
-        cls,
-        options: LogisticOptions,
-        train: tuple[Sequence[np.ndarray], np.ndarray],
-        dev: tuple[Sequence[np.ndarray], np.ndarray],
+        cls, options: LogisticOptions, train: Examples, dev: Examples, title: str
     ) -> tuple["LogisticDecider", list[dict[str, float]]]:
         """Train one model for each ``c``, keep the one with the lowest dev loss; return it and the curve."""
-        x, y = _vectors(train[0]), train[1]
-        x_dev, y_dev = _vectors(dev[0]), dev[1]
+        x, y = _means(train), train.labels
+        x_dev, y_dev = _means(dev), dev.labels
         scaler = StandardScaler().fit(x)
         curve, best, best_loss = [], None, np.inf
         for c in options.c:
@@ -44,11 +49,11 @@ class LogisticDecider:
                 float(log_loss(labels, model.predict_proba(scaler.transform(data))[:, 1], labels=[0, 1]))
                 for data, labels in ((x, y), (x_dev, y_dev))
             ]
-            curve.append({CURVE_X: c, "train_loss": round(losses[0], 6), "dev_loss": round(losses[1], 6)})
+            curve.append({"c": c, "train_loss": round(losses[0], 6), "dev_loss": round(losses[1], 6)})
             if losses[1] < best_loss:
                 best, best_loss = model, losses[1]
         if best is None:
-            raise UserError("no c in options gave a finite dev loss: the features are not finite")
+            raise UserError(f"{title}: no c gave a finite dev loss: the features are not finite")
         weight = best.coef_[0] / scaler.scale_
         return cls(weight, float(best.intercept_[0] - weight @ scaler.mean_)), curve
 
@@ -61,6 +66,10 @@ class LogisticDecider:
     def macs(self, frames: int) -> int:
         """Multiply-accumulates for an utterance of that many feature frames."""
         return (frames + 1) * self.weight.size
+
+    def paper_macs(self, frames: int) -> int:
+        """Those of the linear layer alone."""
+        return self.weight.size
 
     @property
     def parameters(self) -> int:

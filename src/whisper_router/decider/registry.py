@@ -6,14 +6,18 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from whisper_router.decider.logistic import LogisticDecider
-from whisper_router.decider.mlp import MlpDecider
+from whisper_router.decider.network import NetworkDecider
 from whisper_router.decider.options import DeciderOptions
 from whisper_router.files import read_json, write_json
 from whisper_router.hashing import digest, file_sha256
 
-Decider = LogisticDecider | MlpDecider
+Decider = LogisticDecider | NetworkDecider
 
-KINDS: dict[str, type[LogisticDecider] | type[MlpDecider]] = {"logistic": LogisticDecider, "mlp": MlpDecider}
+KINDS: dict[str, type[LogisticDecider] | type[NetworkDecider]] = {
+    "logistic": LogisticDecider,
+    "mlp": NetworkDecider,
+    "resnet": NetworkDecider,
+}
 WEIGHTS, DESCRIPTION = "weights.safetensors", "decider.json"
 
 _OPTIONS: TypeAdapter[DeciderOptions] = TypeAdapter(DeciderOptions)

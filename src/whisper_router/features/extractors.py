@@ -1,4 +1,4 @@
-"""What a decider sees of an utterance: the weak arm's encoder, or its finished hypothesis."""
+"""What a decider sees of an utterance: an arm's encoder, or the weak arm's finished hypothesis."""
 
 from collections.abc import Mapping
 
@@ -32,18 +32,27 @@ CONFIDENCE_NAMES = (
 
 def extractor_identity(options: Extractor, arm: Mapping[str, object]) -> dict[str, object]:
     """An extractor's options and the arm that it reads: what deciders and policies are bound to."""
-    return {"options": options.model_dump(mode="json"), "arm": dict(arm)}
+    return {"options": options.identity(), "arm": dict(arm)}
 
 
 def extractor_key(options: EncoderExtractor) -> str:
     """Hash of what shapes a feature, given the arm's encoding."""
-    return digest(
-        {**options.model_dump(mode="json"), "code": code_hash("whisper_router.features.extractors")}
-    )
+    return digest({**options.identity(), "code": code_hash("whisper_router.features.extractors")})
 
 
-def pool_states(states: list[Tensor], row: int, samples: int, pool: int) -> np.ndarray:
-    """One utterance's encoder states, averaged over ``pool`` frames.
+def _valid_frames(options: EncoderExtractor, samples: int, context: int) -> int:
+    if options.padding == "keep":
+        return context
+    return min(max(1, -(-samples // SAMPLES_PER_FRAME)), context)
+
+
+def feature_frames(options: EncoderExtractor, samples: int, context: int) -> int:
+    """Frames of the feature of that many samples, encoded at a context of ``context`` frames."""
+    return -(-_valid_frames(options, samples, context) // options.pool)
+
+
+def pool_states(states: list[Tensor], row: int, samples: int, options: EncoderExtractor) -> np.ndarray:
+    """One utterance's encoder states, averaged over ``options.pool`` frames.
 
     Parameters
     ----------
@@ -55,10 +64,12 @@ def pool_states(states: list[Tensor], row: int, samples: int, pool: int) -> np.n
     ndarray
         (pooled frames, layers, width), float16.
     """
-    valid = min(max(1, -(-samples // SAMPLES_PER_FRAME)), states[0].shape[1])
-    stacked = torch.stack([state[row, :valid] for state in states])  # (layers, frames, width)
-    pooled = F.avg_pool1d(stacked.transpose(1, 2), pool, ceil_mode=True)  # (layers, width, pooled frames)
-    return np.ascontiguousarray(pooled.permute(2, 0, 1).half().numpy())
+    valid = _valid_frames(options, samples, states[0].shape[1])
+    stacked = torch.stack([state[row, :valid] for state in states], dim=1)  # (frames, layers, width)
+    if options.pool > 1:
+        by_width = stacked.flatten(1).T  # (layers * width, frames)
+        stacked = F.avg_pool1d(by_width, options.pool, ceil_mode=True).T.unflatten(1, stacked.shape[1:])  # type: ignore[no-untyped-call]
+    return np.ascontiguousarray(stacked.half().numpy())
 
 
 def confidence(hypothesis: Hypothesis, duration_s: float) -> np.ndarray:

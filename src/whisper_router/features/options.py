@@ -1,18 +1,34 @@
 """What params.yaml says about extractors."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+ArmName = Literal["weak", "strong"]
+
 
 class EncoderExtractor(BaseModel):
-    """All hidden states of an arm's encoder, averaged over time; frames beyond the audio's end left out."""
+    """All hidden states of an arm's encoder, at the context at which that arm decodes.
+
+    ``padding: cut`` leaves out the frames beyond the audio's end; ``keep`` is what the paper does.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["encoder"]
-    arm: Literal["weak"] = "weak"
+    arm: ArmName = "weak"
     pool: int = Field(4, ge=1, le=1500, description="encoder frames of 20 ms averaged into one")
+    padding: Literal["cut", "keep"] = "cut"
+    stored: bool | None = Field(None, description="null: where pooled; else computed anew in each epoch")
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether featurize writes the states, or whoever reads them encodes the audio."""
+        return self.pool > 1 if self.stored is None else self.stored
+
+    def identity(self) -> dict[str, Any]:
+        """What shapes a feature."""
+        return self.model_dump(mode="json", exclude={"stored"})
 
 
 class ConfidenceExtractor(BaseModel):
@@ -21,6 +37,15 @@ class ConfidenceExtractor(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["confidence"]
+
+    @property
+    def arm(self) -> ArmName:
+        """The arm that it reads."""
+        return "weak"
+
+    def identity(self) -> dict[str, Any]:
+        """What shapes a feature."""
+        return self.model_dump(mode="json")
 
 
 Extractor = Annotated[EncoderExtractor | ConfidenceExtractor, Field(discriminator="kind")]

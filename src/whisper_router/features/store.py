@@ -1,13 +1,13 @@
 """The feature store: shards that can be memory-mapped, an index, and the extractor that made them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from whisper_router.errors import UserError
-from whisper_router.files import read_json, replacing_folder, write_json, write_parquet
+from whisper_router.files import read_json, read_parquet, replacing_folder, write_json, write_parquet
 
 SHARD_BYTES = 256 << 20
 
@@ -20,7 +20,7 @@ def write_features(
 ) -> None:
     """Write features of shape (frames, ...), one an utterance; a shard joins them along the first axis."""
     with replacing_folder(folder) as temporary:
-        index: list[dict[str, object]] = []
+        index: list[tuple[str, int, int, int]] = []
         pending: list[np.ndarray] = []
         shard = start = size = 0
 
@@ -32,25 +32,36 @@ def write_features(
                 shard, start, size = shard + 1, 0, 0
 
         for utterance, feature in rows:
-            index.append({"id": utterance, "shard": shard, "start": start, "frames": len(feature)})
+            index.append((utterance, shard, start, len(feature)))
             pending.append(feature)
             start += len(feature)
             size += feature.nbytes
             if size >= shard_bytes:
                 flush()
         flush()
-        columns = ["id", "shard", "start", "frames"]
-        write_parquet(temporary / "index.parquet", pd.DataFrame(index, columns=columns))
-        write_json(temporary / "extractor.json", extractor)
+        _write_index(temporary, index, extractor)
 
 
-class FeatureReader:
-    """Reads features by utterance; nothing is loaded before it is asked for.
+def write_frames(folder: Path, rows: Iterable[tuple[str, int]], extractor: dict[str, object]) -> None:
+    """Write the index of an extractor whose features are not stored: how many frames each would have."""
+    with replacing_folder(folder) as temporary:
+        _write_index(temporary, [(utterance, -1, 0, frames) for utterance, frames in rows], extractor)
+
+
+def _write_index(
+    folder: Path, rows: Sequence[tuple[str, int, int, int]], extractor: dict[str, object]
+) -> None:
+    write_parquet(folder / "index.parquet", pd.DataFrame(rows, columns=["id", "shard", "start", "frames"]))
+    write_json(folder / "extractor.json", extractor)
+
+
+class FeatureIndex:
+    """Which utterances an extractor's folder speaks of, and how many frames each has.
 
     Raises
     ------
     UserError
-        The folder holds another extractor's features than ``extractor``.
+        The folder is not one of features, or holds another extractor's than ``extractor``.
     """
 
     def __init__(self, folder: Path, extractor: dict[str, object] | None = None) -> None:
@@ -59,17 +70,32 @@ class FeatureReader:
             raise UserError(
                 f"{folder} holds features of {self.extractor}, not of {extractor}; run featurize again"
             )
-        index = pd.read_parquet(folder / "index.parquet")
+        index = read_parquet(folder / "index.parquet")
         self._index = {row.id: (row.shard, row.start, row.frames) for row in index.itertuples()}
-        self._shards = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("shard-*.npy"))]
 
     @property
     def ids(self) -> list[str]:
         """Utterances, in the order they were written."""
         return list(self._index)
 
+    def frames(self, utterance: str) -> int:
+        """Frames of one utterance's feature."""
+        return int(self._index[utterance][2])
+
+
+class FeatureReader(FeatureIndex):
+    """Reads stored features by utterance; nothing is loaded before it is asked for."""
+
+    def __init__(self, folder: Path, extractor: dict[str, object] | None = None) -> None:
+        super().__init__(folder, extractor)
+        self._shards = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("shard-*.npy"))]
+
     def __getitem__(self, utterance: str) -> np.ndarray:
         """One utterance's feature, shape (frames, ...), a view of the file."""
         shard, start, frames = self._index[utterance]
         feature: np.ndarray = self._shards[shard][start : start + frames]
         return feature
+
+    def batch(self, utterances: Sequence[str]) -> list[np.ndarray]:
+        """Features of some utterances, views of the files."""
+        return [self[utterance] for utterance in utterances]

@@ -1,0 +1,122 @@
+"""Cross-validation over speakers: every utterance is scored by a decider that has not seen its speaker."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.model_selection import StratifiedGroupKFold
+from tqdm import tqdm
+
+from whisper_router.asr.reference import ArmReference
+from whisper_router.decider.options import DeciderOptions
+from whisper_router.decider.registry import KINDS
+from whisper_router.decider.scores import Scores, score_all
+from whisper_router.decider.training import Examples
+from whisper_router.features.live import LiveReader
+from whisper_router.features.options import EncoderExtractor
+from whisper_router.labelling import WORKERS
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Rows of a table, by number."""
+
+    train: np.ndarray
+    dev: np.ndarray
+    test: np.ndarray
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: a candidate on a fold."""
+
+    name: str
+    options: DeciderOptions
+    extractor: EncoderExtractor
+    features: Path  # the extractor's folder
+    arm: ArmReference
+    batch_size: int
+    manifest: pd.DataFrame
+    labels: pd.DataFrame
+    fold: Fold
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a job."""
+
+    scores: Scores  # of the fold's test rows
+    parameters: int
+    epochs: int  # run
+    kept: float  # the epoch that was kept
+
+
+def speaker_folds(table: pd.DataFrame, folds: int, seed: int) -> list[Fold]:
+    """Folds by speaker with like shares of the label; the next fold's rows are the dev rows.
+
+    A row whose normalised text also stands in the test or the dev rows is left out of train, and of dev if in
+    the test rows.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``label``, ``speaker`` and ``text`` of each row.
+    """
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    parts = [test for _, test in splitter.split(table, table["label"], table["speaker"])]
+    text = table["text"].to_numpy()
+    result = []
+    for i, test in enumerate(parts):
+        dev = parts[(i + 1) % folds]
+        dev = dev[~np.isin(text[dev], text[test])]
+        rest = np.concatenate([part for j, part in enumerate(parts) if j not in (i, (i + 1) % folds)])
+        train = np.sort(rest[~np.isin(text[rest], text[np.concatenate([test, dev])])])
+        result.append(Fold(train, dev, test))
+    return result
+
+
+def _train(job: Job) -> Trained:
+    torch.set_num_threads(1)
+    reader = LiveReader(job.features, job.extractor, job.arm, job.manifest, job.batch_size)
+    ids, label = job.labels["id"].to_numpy(), job.labels["label"].to_numpy()
+    train, dev = (
+        Examples(reader, ids[rows].tolist(), label[rows]) for rows in (job.fold.train, job.fold.dev)
+    )
+    decider, curve = KINDS[job.options.kind].fit(job.options, train, dev, job.name)  # type: ignore[arg-type]
+    kept = min(curve, key=lambda point: point[f"dev_{job.options.keep}"])
+    scores = score_all(decider, reader, ids[job.fold.test].tolist())
+    return Trained(scores, decider.parameters, len(curve), next(iter(kept.values())))
+
+
+def _die_with_parent() -> None:
+    """A worker whose parent was killed has nobody to report to."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+    os._exit(1)
+
+
+def _watch() -> None:
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def run_jobs(jobs: Sequence[Job]) -> list[Trained]:
+    """Train in as many processes as there are cores, one torch thread each; a killed run goes on."""
+    made: dict[int, Trained] = {}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(WORKERS, mp_context=context, initializer=_watch) as pool:
+        pending = {pool.submit(_train, job): number for number, job in enumerate(jobs)}
+        try:
+            for done in tqdm(as_completed(pending), "cross-validation", len(jobs), unit="training"):
+                made[pending[done]] = done.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    return [made[number] for number in range(len(jobs))]

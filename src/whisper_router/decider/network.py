@@ -1,0 +1,76 @@
+"""Deciders that are networks on encoder states: built, trained, scored and stored alike."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from whisper_router.decider.mlp import PooledMlp
+from whisper_router.decider.options import SCORE_DECIMALS, MlpOptions, ResnetOptions
+from whisper_router.decider.resnet import LayerResnet
+from whisper_router.decider.training import Examples, fit_network, pad, training_key
+from whisper_router.store import ContentStore
+
+Network = PooledMlp | LayerResnet
+Options = MlpOptions | ResnetOptions
+
+
+def _build(options: Options, layers: int, width: int) -> Network:
+    if options.kind == "mlp":
+        return PooledMlp(options, layers, width)
+    return LayerResnet(options, layers, width)
+
+
+class NetworkDecider:
+    """Probability that the strong arm is needed, from encoder states of shape (frames, layers, width)."""
+
+    def __init__(self, network: Network, layers: int, width: int) -> None:
+        self.network, self.layers, self.width = network.eval(), layers, width
+
+    @classmethod
+    def fit(
+        cls, options: Options, train: Examples, dev: Examples, title: str
+    ) -> tuple["NetworkDecider", list[dict[str, float]]]:
+        """Train; return the decider of the best epoch and the curve. A killed training goes on."""
+        _, layers, width = train.reader.batch(train.ids[:1])[0].shape
+        torch.manual_seed(options.seed)
+        network = _build(options, layers, width)
+        state = ContentStore().training_path(training_key(options, train, dev))
+        return cls(network, layers, width), fit_network(network, options, train, dev, state, title)
+
+    @torch.inference_mode()
+    def score(self, features: Sequence[np.ndarray]) -> np.ndarray:
+        """Scores in [0, 1] to 6 decimals, one an utterance, each independent of the others."""
+        scores = [float(self.network(*pad([feature])).sigmoid()) for feature in features]
+        return np.round(np.array(scores), SCORE_DECIMALS)
+
+    def macs(self, frames: int) -> int:
+        """Multiply-accumulates for an utterance of that many feature frames, all products counted."""
+        return self.network.macs(frames)
+
+    def paper_macs(self, frames: int) -> int:
+        """Multiply-accumulates of convolutions and linear layers alone."""
+        return self.network.paper_macs(frames)
+
+    @property
+    def parameters(self) -> int:
+        """Learned numbers."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    def save(self, path: Path) -> None:
+        """Write the weights."""
+        shape = json.dumps([self.layers, self.width])  # one key: safetensors writes several in any order
+        save_file(self.network.state_dict(), path, metadata={"shape": shape})
+
+    @classmethod
+    def load(cls, path: Path, options: Options) -> "NetworkDecider":
+        """Read the weights."""
+        with safe_open(path, framework="pt") as file:
+            layers, width = json.loads(file.metadata()["shape"])
+        network = _build(options, layers, width)
+        network.load_state_dict(load_file(path))
+        return cls(network, layers, width)

@@ -1,0 +1,52 @@
+"""Scores of a trained decider on a split, and what they cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from whisper_router.decider.registry import Decider, load_decider
+from whisper_router.errors import UserError
+from whisper_router.features.reader import Reader, open_features
+from whisper_router.params import Params
+from whisper_router.paths import DECIDER
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a decider says of some utterances."""
+
+    scores: np.ndarray  # (utterances,), in [0, 1]
+    macs: dict[str, np.ndarray]  # currency -> the decider's own multiply-accumulates, (utterances,)
+    extractor: dict[str, object]  # the identity of what it read
+
+
+def score_all(decider: Decider, reader: Reader, ids: Sequence[str]) -> Scores:
+    """Score utterances; features are read a batch at a time."""
+    parts = [ids[i : i + BATCH] for i in range(0, len(ids), BATCH)]
+    scores = [decider.score(reader.batch(part)) for part in tqdm(parts, "score", unit="batch", leave=False)]
+    frames = [reader.frames(id_) for id_ in ids]
+    macs = {
+        "macs": np.array([decider.macs(count) for count in frames], dtype=np.float64),
+        "macs_paper": np.array([decider.paper_macs(count) for count in frames], dtype=np.float64),
+    }
+    return Scores(np.concatenate([*scores, np.empty(0)]), macs, reader.extractor)
+
+
+def score_split(params: Params, name: str, ids: Sequence[str]) -> Scores:
+    """Score utterances with a decider that train has made.
+
+    Raises
+    ------
+    UserError
+        It was trained on other features than the present ones.
+    """
+    decider, description = load_decider(DECIDER / name)
+    extractor = params.deciders[name].extractor
+    reader = open_features(extractor, params.extractors[extractor], params.runtime.batch_size)
+    if reader.extractor != description["extractor"]:
+        raise UserError(f"{DECIDER / name} was trained on other features than {extractor}'s; run train again")
+    return score_all(decider, reader, ids)
