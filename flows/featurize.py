@@ -1,6 +1,6 @@
 """featurize: what deciders see -> data/features/<extractor>/."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 
 import numpy as np
@@ -11,18 +11,32 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.stage import main
 from whisper_router.asr.reference import ArmReference, arm_references
-from whisper_router.audio import SAMPLE_RATE
 from whisper_router.checks import FEATURES as EXPECTED
 from whisper_router.checks import features_frame, run_checks
 from whisper_router.cost import Dims
-from whisper_router.features.extractors import confidence, extractor_identity, feature_frames
+from whisper_router.errors import UserError
+from whisper_router.features.extractors import confidence, extractor_identity
 from whisper_router.features.options import EncoderExtractor
-from whisper_router.features.store import FeatureReader, write_features, write_frames
+from whisper_router.features.store import FeatureReader, write_features, write_index
 from whisper_router.files import read_json, replacing_folder
-from whisper_router.labelling import Work, compute, encoding_bytes, hypothesis_of, plan_work, utterances
+from whisper_router.labelling import (
+    Work,
+    announce_encodings,
+    compute,
+    encoding_bytes,
+    feature_counts,
+    hypothesis_of,
+    plan_work,
+    utterances,
+)
 from whisper_router.params import Params, load_params
 from whisper_router.paths import ARMS, CHECKS, DOCS, FEATURES, LABELS, MANIFEST, TRANSCRIPTS
 from whisper_router.store import ContentStore
+
+
+def _raise(errors: Mapping[str, str]) -> None:
+    if errors:
+        raise UserError("; ".join(f"{id_}: {reason}" for id_, reason in sorted(errors.items())))
 
 
 def encoder_features(
@@ -33,15 +47,16 @@ def encoder_features(
     load = cache(reference.load)
     batches = plan_work(utterances(manifest), work, store, params.runtime.batch_size)
     if batches:
-        compute(load(), batches, work, store, "featurize: encode")
+        _raise(compute(load(), batches, work, store, "featurize: encode"))
     for row in utterances(manifest):
         path = work.encoding_path(store, row.sha256, extractor)
         states = store.read_encoding(path)
         if states is None:
-            compute(load(), [[row]], work, store, f"featurize: encode {row.id} again")
+            _raise(compute(load(), [[row]], work, store, f"featurize: encode {row.id} again"))
             states = store.read_encoding(path)
-        if states is not None:
-            yield row.id, states
+        if states is None:
+            raise UserError(f"{path}: the content store lost it again; check the disk")
+        yield row.id, states
 
 
 def confidence_features(manifest: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
@@ -60,14 +75,14 @@ def featurize_one(name: str, params: Params, manifest: pd.DataFrame) -> None:
     reference = arm_references({extractor.arm: arm})[extractor.arm]
     identity, folder = extractor_identity(extractor, reference.spec()), FEATURES / name
     if extractor.kind == "encoder" and not extractor.is_stored:
-        rows, dims = utterances(manifest), Dims(**arm["dims"])
-        size = encoding_bytes(rows, reference.decode, extractor, dims.audio_layers + 1, dims.width)
-        counts = [round(row.duration_s * SAMPLE_RATE) for row in rows]
-        frames = (feature_frames(extractor, count, reference.decode.context(count)) for count in counts)
-        write_frames(folder, zip(manifest["id"], frames, strict=True), identity)
+        rows = utterances(manifest)
+        size = encoding_bytes(rows, reference.decode, extractor, Dims(**arm["dims"]))
+        frames = feature_counts(rows, reference.decode, extractor)
+        hashes = (row.sha256 for row in rows)
+        write_index(folder, zip(manifest["id"], frames, hashes, strict=True), identity)
         print(
             f"featurize: {name}: {len(rows)} utterances, not stored (it would take {size / 1e9:.2f} GB, "
-            f"{size / manifest['duration_s'].sum() * 60 / 1e6:.1f} MB a minute of audio): who reads encodes"
+            f"{size / manifest['duration_s'].sum() * 60 / 1e6:.1f} MB a minute of audio): encoded when read"
         )
         return
     if extractor.kind == "encoder":
@@ -87,6 +102,24 @@ def featurize_one(name: str, params: Params, manifest: pd.DataFrame) -> None:
     )
 
 
+def announce(params: Params, manifest: pd.DataFrame) -> None:
+    """Say what stored states take; refuse what does not fit. label did so for what it knew of."""
+    stored = {
+        name: extractor
+        for name, extractor in params.extractors.items()
+        if extractor.kind == "encoder" and extractor.is_stored
+    }
+    arms = read_json(ARMS)
+    works = {
+        name: (
+            Dims(**arms[name]["dims"]),
+            Work(reference.sha256, reference.decode, False, tuple(stored.values())),
+        )
+        for name, reference in arm_references(arms).items()
+    }
+    announce_encodings(stored, works, utterances(manifest), ContentStore(), beside=True)
+
+
 @flow(name="featurize", validate_parameters=False)
 def featurize() -> None:
     """Features of every extractor in params.yaml, for all labelled utterances."""
@@ -94,6 +127,7 @@ def featurize() -> None:
     torch.set_num_threads(1)
     manifest = pd.read_parquet(MANIFEST)
     manifest = manifest[manifest["id"].isin(pd.read_parquet(LABELS, columns=["id"])["id"])]
+    announce(params, manifest)
     for folder in (FEATURES, CHECKS / "features"):
         with replacing_folder(folder):
             pass

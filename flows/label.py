@@ -14,6 +14,7 @@ from whisper_router.asr.load import cost_dims, load_arm
 from whisper_router.asr.weights import find_checkpoint
 from whisper_router.checks import LABELS as EXPECTED
 from whisper_router.checks import labels_frame, run_checks
+from whisper_router.cost import Dims
 from whisper_router.files import write_json, write_parquet
 from whisper_router.labelling import (
     Utterance,
@@ -75,7 +76,8 @@ def label() -> None:
             "decode": options.decode.model_dump(mode="json"),
             "dims": cost_dims(arm),
         }
-    announce_encodings(stored, arms, rows, store, beside=True)
+    sizes = {name: (Dims(**cost_dims(arm)), work) for name, (arm, work) in arms.items()}
+    announce_encodings(stored, sizes, rows, store, beside=True)
     hypotheses: dict[str, list[Hypothesis | None]] = {}
     errors: dict[str, str] = {}
     for name, (arm, work) in arms.items():

@@ -6,10 +6,10 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.stage import main
-from whisper_router.decider.curve import best_point, draw_curve
-from whisper_router.decider.registry import KINDS, save_decider
-from whisper_router.decider.training import Examples
-from whisper_router.features.reader import open_features
+from whisper_router.decider.curve import draw_curve
+from whisper_router.decider.registry import fit_decider, save_decider
+from whisper_router.decider.training import Examples, best_point
+from whisper_router.features.live import open_features
 from whisper_router.files import replacing_folder, write_json
 from whisper_router.params import Params, load_params
 from whisper_router.paths import DECIDER, LABELS
@@ -19,21 +19,20 @@ from whisper_router.paths import DECIDER, LABELS
 def train_one(name: str, params: Params, labels: pd.DataFrame) -> None:
     """Train one decider; keep its best by the dev split, and its curve."""
     options = params.deciders[name]
-    reader = open_features(options.extractor, params.extractors[options.extractor], params.runtime.batch_size)
+    reader = open_features(options.extractor, params.extractors[options.extractor])
     parts = {split: labels[labels["split"] == split] for split in ("train", "dev")}
     examples = {
         split: Examples(reader, part["id"].tolist(), part["label"].to_numpy())
         for split, part in parts.items()
     }
-    kind = KINDS[options.kind]
-    decider, curve = kind.fit(options, examples["train"], examples["dev"], f"train: {name}")  # type: ignore[arg-type]
+    decider, curve = fit_decider(options, examples["train"], examples["dev"], f"train: {name}")
     with replacing_folder(DECIDER / name) as folder:
         save_decider(folder, decider, options, reader.extractor)
         write_json(folder / "curve.json", curve)
-        draw_curve(folder / "curve.png", f"Decider {name} ({options.kind})", curve, options.keep)
+        draw_curve(folder / "curve.png", f"Decider {name} ({options.kind})", curve, options.monitor)
     print(
-        f"train: {name}: {decider.parameters:,} parameters, best of {len(curve)} by dev {options.keep}: "
-        f"{best_point(curve, options.keep)}"
+        f"train: {name}: {decider.parameters:,} parameters, best of {len(curve)} by dev {options.monitor}: "
+        f"{curve[best_point(curve, options.monitor)]}"
     )
 
 

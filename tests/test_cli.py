@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
 from whisper_router.cli import app
 from whisper_router.router import Router
+from whisper_router.store import ContentStore
 
 COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
 
@@ -131,6 +133,52 @@ def test_a_folder_that_is_no_project_is_told_in_one_line(command, tmp_path, monk
     assert line.startswith("whisper-router: ")
     assert "params.yaml" in line if command == "run" else "dvc.lock" in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_cache_ls_sums_hard_links_once_and_gc_deletes_down_to_a_limit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WHISPER_ROUTER_CACHE", "store")
+    store = ContentStore()
+    for name, used in (("old", 1), ("new", 2)):
+        path = store.encoding_path(name, "arm", "extractor")
+        store.write_encoding(path, np.zeros((100, 2, 3), np.float16))
+        os.utime(path, (used, used))
+    size = path.stat().st_size
+    for folder in ("data", ".dvc/cache"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "data/shard.npy").write_bytes(bytes(5000))
+    os.link(tmp_path / "data/shard.npy", tmp_path / ".dvc/cache/12ab")
+    (tmp_path / ".dvc/cache/34cd").write_bytes(bytes(700))
+
+    listed = json.loads(invoke("cache", "ls", "--json").stdout)
+    assert listed["store"]["encodings"] == {"entries": 2, "bytes": 2 * size}
+    assert (listed["data"], listed["dvc_cache"], listed["shared"]) == (5000, 5700, 5000)
+    assert listed["sum"] == 5700 + 2 * size
+    assert "are the same files by hard links" in invoke("cache", "ls").stdout
+
+    done = invoke("cache", "gc", "--limit", f"{size}B")
+    assert done.stdout.startswith("store: 1 entries deleted")
+    assert path.is_file()
+    assert json.loads(invoke("cache", "ls", "--json").stdout)["store"]["encodings"]["entries"] == 1
+    done = invoke("cache", "gc", "--limit", "much")
+    assert done.exit_code == 1
+    assert done.stderr == "whisper-router: --limit: 'much' is not a size; write one such as 20GB or 500MB\n"
+
+
+def test_an_unknown_preset_is_told_with_those_there_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = (Path(__file__).parents[1] / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(before)
+    done = invoke("run", "--preset", "papper")
+    assert done.exit_code == 1
+    assert done.stderr == "whisper-router: preset 'papper' is none of paper, paper-code, paper-compact\n"
+    assert (tmp_path / "params.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("lone", ["--weak", "--strong"])
+def test_replicate_wants_both_arms_or_neither(lone, tmp_path):
+    done = invoke("replicate", tmp_path / "table.jsonl", lone, "base")
+    assert (done.exit_code, done.stderr) == (1, "whisper-router: name both --weak and --strong, or neither\n")
 
 
 def test_files_are_needed():

@@ -1,5 +1,6 @@
 """The whole DAG on real weights and the demo's speech, in clones of this tree."""
 
+import io
 import json
 import os
 import shutil
@@ -11,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from whisper_router.decider.training import read_state
+from whisper_router.store import ContentStore
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.real]
 
@@ -170,7 +172,10 @@ def test_a_killed_featurize_and_a_killed_train_go_on_with_an_equal_result(clone:
     def epochs() -> list[int]:
         """Of each training that was begun, in the order of their last epochs."""
         states = sorted((clone / ".cache/trainings").glob("*/*.pt"), key=lambda path: path.stat().st_mtime)
-        return [len(read_state(path)["curve"]) for path in states]
+        read = (
+            torch.load(io.BytesIO(ContentStore.read_training(path)), weights_only=True) for path in states
+        )
+        return [len(state["curve"]) for state in read]
 
     kill_when(clone, "featurize", lambda: encodings() > 20)
     assert 20 < encodings() < total

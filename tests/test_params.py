@@ -204,11 +204,11 @@ def test_a_network_on_confidences_is_refused(tmp_path):
     [
         ("optimiser", "sgd"),
         ("schedule", "linear"),
-        ("keep", "auroc"),
+        ("monitor", "auroc"),
         ("precision", "float16"),
         ("learning_rate", 0),
         ("weight_decay", -0.1),
-        ("balance_below", 0.6),
+        ("class_weight_below", 0.6),
         ("patience", 0),
         ("strides", []),
         ("strides", [2, 0]),
@@ -353,9 +353,9 @@ def test_the_preset_of_the_paper_has_the_paper_s_values(committed):
     paper = params.deciders["paper"]
     assert paper.kind == "resnet"
     assert (paper.optimiser, paper.learning_rate, paper.weight_decay) == ("adam", 1e-5, 0)
-    assert (paper.schedule, paper.epochs, paper.batch_size, paper.keep) == ("cosine", 10, 64, "error")
+    assert (paper.schedule, paper.epochs, paper.batch_size, paper.monitor) == ("cosine", 10, 64, "error")
     assert (paper.channels, paper.strides) == (256, (2, 3, 3))
-    assert (paper.balance_below, paper.patience, paper.precision) == (0, None, "float32")
+    assert (paper.class_weight_below, paper.patience, paper.precision) == (0, None, "float32")
     thresholds = {name: params.policies[name].threshold for name in ("paper_even", "paper_low")}
     assert thresholds == {"paper_even": 0.5, "paper_low": 0.3}
     assert all(params.policies[name].decider == "paper" for name in thresholds)

@@ -82,8 +82,11 @@ def run(
 
     if assignments or preset:
         edit_params(preset, assignments)
-    arms = load_params().arms
-    for arm in (arms.weak, arms.strong):
+    params = load_params()
+    if preset:
+        names = ", ".join(params.deciders)
+        print(f"params.yaml: deciders {names}; the router's policy is {params.router.policy}")
+    for arm in (params.arms.weak, params.arms.strong):
         find_checkpoint(arm.model)  # before DVC removes the outputs of the last run
     run_dag()
     show_summary(Console())

@@ -5,24 +5,31 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
 from whisper_router.asr.reference import ArmReference
 from whisper_router.decider.options import DeciderOptions
-from whisper_router.decider.registry import KINDS
+from whisper_router.decider.registry import fit_decider
 from whisper_router.decider.scores import Scores, score_all
-from whisper_router.decider.training import Examples
+from whisper_router.decider.training import Examples, best_point
+from whisper_router.environment import KEEP_BLOCKS
+from whisper_router.errors import UserError
 from whisper_router.features.live import LiveReader
 from whisper_router.features.options import EncoderExtractor
 from whisper_router.labelling import WORKERS
+
+BASE_BYTES = 2 << 30  # of a training process, beside the copies of its batch
+COPIES = 4  # the batch and the one read ahead, each once as read and once padded
 
 
 @dataclass(frozen=True)
@@ -43,10 +50,10 @@ class Job:
     extractor: EncoderExtractor
     features: Path  # the extractor's folder
     arm: ArmReference
-    batch_size: int
     manifest: pd.DataFrame
     labels: pd.DataFrame
     fold: Fold
+    batch_bytes: int  # of features
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,18 @@ def speaker_folds(table: pd.DataFrame, folds: int, seed: int) -> list[Fold]:
     ----------
     table : DataFrame
         ``label``, ``speaker`` and ``text`` of each row.
+
+    Raises
+    ------
+    UserError
+        Too few speakers, or too few utterances of a class.
     """
+    speakers, positives = table["speaker"].nunique(), int(table["label"].sum())
+    if speakers < folds or min(positives, len(table) - positives) < folds:
+        raise UserError(
+            f"{folds} folds take as many speakers, positives and negatives: there are {speakers} speakers, "
+            f"{positives} of {len(table)} utterances need the strong arm; lower --folds or add data"
+        )
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     parts = [test for _, test in splitter.split(table, table["label"], table["speaker"])]
     text = table["text"].to_numpy()
@@ -85,13 +103,13 @@ def speaker_folds(table: pd.DataFrame, folds: int, seed: int) -> list[Fold]:
 
 def _train(job: Job) -> Trained:
     torch.set_num_threads(1)
-    reader = LiveReader(job.features, job.extractor, job.arm, job.manifest, job.batch_size)
+    reader = LiveReader(job.features, job.extractor, job.arm, job.manifest)
     ids, label = job.labels["id"].to_numpy(), job.labels["label"].to_numpy()
     train, dev = (
         Examples(reader, ids[rows].tolist(), label[rows]) for rows in (job.fold.train, job.fold.dev)
     )
-    decider, curve = KINDS[job.options.kind].fit(job.options, train, dev, job.name)  # type: ignore[arg-type]
-    kept = min(curve, key=lambda point: point[f"dev_{job.options.keep}"])
+    decider, curve = fit_decider(job.options, train, dev, job.name)
+    kept = curve[best_point(curve, job.options.monitor)]
     scores = score_all(decider, reader, ids[job.fold.test].tolist())
     return Trained(scores, decider.parameters, len(curve), next(iter(kept.values())))
 
@@ -108,15 +126,33 @@ def _watch() -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
+def _workers(jobs: Sequence[Job]) -> int:
+    """As many processes as cores and memory allow."""
+    available = int(psutil.virtual_memory().available)
+    needed = max(BASE_BYTES + COPIES * job.batch_bytes for job in jobs)
+    return max(1, min(WORKERS, available // needed))
+
+
 def run_jobs(jobs: Sequence[Job]) -> list[Trained]:
-    """Train in as many processes as there are cores, one torch thread each; a killed run goes on."""
+    """Train in several processes of one torch thread each; a killed run goes on.
+
+    Raises
+    ------
+    UserError
+        A training cannot be done, or its process was killed.
+    """
     made: dict[int, Trained] = {}
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(WORKERS, mp_context=context, initializer=_watch) as pool:
+    os.environ.update(KEEP_BLOCKS)
+    with ProcessPoolExecutor(_workers(jobs), mp_context=context, initializer=_watch) as pool:
         pending = {pool.submit(_train, job): number for number, job in enumerate(jobs)}
         try:
             for done in tqdm(as_completed(pending), "cross-validation", len(jobs), unit="training"):
                 made[pending[done]] = done.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a training was killed, most likely for want of memory; run again: it goes on"
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
     return [made[number] for number in range(len(jobs))]

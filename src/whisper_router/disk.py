@@ -1,8 +1,10 @@
 """What the content store, the outputs and DVC's cache take on the disk."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from rich.console import Console
@@ -25,9 +27,10 @@ def _files(folders: Iterable[Path]) -> dict[tuple[int, int], int]:
     found = {}
     for folder in folders:
         for path in folder.rglob("*"):
-            if path.is_file() and not path.is_symlink():
-                status = path.stat()
-                found[status.st_dev, status.st_ino] = status.st_size
+            with suppress(FileNotFoundError):  # a run renamed it
+                status = path.lstat()
+                if S_ISREG(status.st_mode):
+                    found[status.st_dev, status.st_ino] = status.st_size
     return found
 
 

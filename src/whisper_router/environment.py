@@ -15,10 +15,11 @@ _DEFAULTS = {
     "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
     "PREFECT_SHOW_STARTUP_TIPS": "false",
     "TOKENIZERS_PARALLELISM": "false",
-    # glibc, in processes started from here: large blocks are kept, not given back after each batch
-    "MALLOC_MMAP_THRESHOLD_": str(8 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
 }
+
+# For processes that train, before they start: glibc keeps large blocks instead of giving them back to the
+# system and faulting them in again at the next batch (benchmarks/training.py).
+KEEP_BLOCKS = {"MALLOC_MMAP_THRESHOLD_": str(8 << 30), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
 
 
 def prepare() -> None:

@@ -151,7 +151,9 @@ def choices(pair: Pair, strong: Array, routed: Costs) -> dict[str, Choice]:
     }
 
 
-def figures(pair: Pair, made: Mapping[str, Choice], scores: Array, weights: Array) -> dict[str, Array]:
+def figures(
+    pair: Pair, made: Mapping[str, Choice], scores: Array, weights: Array, folds: Array | None = None
+) -> dict[str, Array]:
     """All figures, once for each row of ``weights``, which says how often each utterance counts.
 
     Parameters
@@ -169,7 +171,7 @@ def figures(pair: Pair, made: Mapping[str, Choice], scores: Array, weights: Arra
         "strong_share": weights @ routed.strong / count,
         "positive_share": weights @ pair.label / count,
         "accuracy": weights @ right / count,
-        "auroc": auroc(pair.label, scores, weights),
+        "auroc": auroc(pair.label, scores, weights, folds),
         "wer_gap": gap,
     }
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -182,19 +184,26 @@ def figures(pair: Pair, made: Mapping[str, Choice], scores: Array, weights: Arra
     return result
 
 
-def auroc(label: Array, scores: Array, weights: Array) -> Array:
+def auroc(label: Array, scores: Array, weights: Array, folds: Array | None = None) -> Array:
     """Area under the ROC curve for each row of weights (draws, utterances); nan where there is one class.
 
-    scikit-learn's takes one row at a time, a thousand for a bootstrap.
+    ``folds`` numbers the decider that scored each utterance: only pairs of one decider are compared.
+    scikit-learn's takes one row of weights at a time, a thousand for a bootstrap.
     """
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
-    positive, negative = (
-        np.add.reduceat(weights[:, order] * (label[order] == value), starts, axis=1) for value in (1, 0)
-    )
-    below = np.cumsum(negative, axis=1) - negative / 2
+    parts = np.zeros(len(scores), dtype=int) if folds is None else folds
+    won, pairs = np.zeros(len(weights)), np.zeros(len(weights))
+    for part in np.unique(parts):
+        rows = np.flatnonzero(parts == part)
+        order = rows[np.argsort(scores[rows], kind="stable")]
+        starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+        positive, negative = (
+            np.add.reduceat(weights[:, order] * (label[order] == value), starts, axis=1) for value in (1, 0)
+        )
+        below = np.cumsum(negative, axis=1) - negative / 2
+        won += (positive * below).sum(axis=1)
+        pairs += positive.sum(axis=1) * negative.sum(axis=1)
     with np.errstate(invalid="ignore"):
-        area: Array = (positive * below).sum(axis=1) / (positive.sum(axis=1) * negative.sum(axis=1))
+        area: Array = won / pairs
     return area
 
 
@@ -227,13 +236,22 @@ def _rounded(value: float) -> float | None:
 
 
 def evaluate(
-    pair: Pair, scores: Array, threshold: float, spent: Spent, resamples: int, seed: int
+    pair: Pair,
+    scores: Array,
+    threshold: float,
+    spent: Spent,
+    resamples: int,
+    seed: int,
+    folds: Array | None = None,
 ) -> dict[str, Any]:
-    """Metrics of one policy on one split: each figure with its interval, or null with a reason."""
+    """Metrics of one policy on one split: each figure with its interval, or null with a reason.
+
+    ``folds`` numbers the decider that scored each utterance, where they are several.
+    """
     strong = scores >= threshold
     made = choices(pair, strong, routed_cost(pair, strong, spent))
     result: dict[str, Any] = with_intervals(
-        lambda weights: figures(pair, made, scores, weights), pair.speakers, resamples, seed
+        lambda weights: figures(pair, made, scores, weights, folds), pair.speakers, resamples, seed
     )
     gap = result["wer_gap"]
     interval = gap["interval"]

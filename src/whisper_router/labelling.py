@@ -14,6 +14,7 @@ from whisper_router.asr.arm import Arm, arm_key, plan_batches
 from whisper_router.asr.decoding import Attempt, Hypothesis
 from whisper_router.asr.options import DecodeOptions
 from whisper_router.audio import SAMPLE_RATE, Audio, AudioError, audio_sha256, load_segment
+from whisper_router.cost import Dims
 from whisper_router.features.extractors import extractor_key, feature_frames, pool_states
 from whisper_router.features.options import EncoderExtractor
 from whisper_router.scoring import word_errors
@@ -111,13 +112,19 @@ class Work:
         return [[rows[i] for i in batch] for batch in plan_batches(contexts, samples, batch_size)]
 
 
+def feature_counts(
+    rows: Sequence[Utterance], options: DecodeOptions, extractor: EncoderExtractor
+) -> list[int]:
+    """Frames of each utterance's feature."""
+    samples = [round(row.duration_s * SAMPLE_RATE) for row in rows]
+    return [feature_frames(extractor, count, options.context(count)) for count in samples]
+
+
 def encoding_bytes(
-    rows: Sequence[Utterance], options: DecodeOptions, extractor: EncoderExtractor, layers: int, width: int
+    rows: Sequence[Utterance], options: DecodeOptions, extractor: EncoderExtractor, dims: Dims
 ) -> int:
     """Bytes of the states of utterances, float16."""
-    samples = [round(row.duration_s * SAMPLE_RATE) for row in rows]
-    frames = sum(feature_frames(extractor, count, options.context(count)) for count in samples)
-    return 2 * frames * layers * width
+    return 2 * sum(feature_counts(rows, options, extractor)) * (dims.audio_layers + 1) * dims.width
 
 
 def plan_work(
@@ -179,7 +186,7 @@ def _compute_batch(
 
 def announce_encodings(
     extractors: Mapping[str, EncoderExtractor],
-    arms: Mapping[str, tuple[Arm, Work]],
+    arms: Mapping[str, tuple[Dims, Work]],
     rows: Sequence[Utterance],
     store: ContentStore,
     beside: bool,
@@ -199,16 +206,15 @@ def announce_encodings(
     minutes = sum(row.duration_s for row in rows) / 60
     needed = total = 0
     for name, extractor in extractors.items():
-        arm, work = arms[extractor.arm]
-        layers, width = arm.model.dims.n_audio_layer + 1, arm.model.dims.n_audio_state
-        size = encoding_bytes(rows, work.options, extractor, layers, width)
+        dims, work = arms[extractor.arm]
+        size = encoding_bytes(rows, work.options, extractor, dims)
         print(
             f"extractor {name}: {size / minutes / 1e6:.2f} MB a minute of audio, {size / 1e9:.2f} GB in all"
         )
         lacking = [row for row in rows if extractor in work.encodes(store, row)]
-        needed += encoding_bytes(lacking, work.options, extractor, layers, width)
+        needed += encoding_bytes(lacking, work.options, extractor, dims)
         total += size
-    store.require_space(needed, total if beside else 0, f"extractor {', '.join(extractors)}")
+    store.require_space(needed, total if beside else 0, list(extractors))
 
 
 def transcribe_all(
@@ -237,7 +243,9 @@ def transcribe_all(
         found = [store.read_hypothesis(work.hypothesis_path(store, row.sha256)) for row in rows]
         if all(made or row.id in errors for row, made in zip(rows, found, strict=True)):
             break
-    return found, errors
+    lost = [row.id for row, made in zip(rows, found, strict=True) if made is None and row.id not in errors]
+    reason = f"the content store {store.root} lost its hypothesis {ROUNDS} times; check the disk"
+    return found, errors | dict.fromkeys(lost, reason)
 
 
 def transcripts_table(
@@ -253,7 +261,7 @@ def transcripts_table(
         counts = dict(zip(known, word_errors(manifest["text"].iloc[known].tolist(), texts), strict=True))
         for i, (id_, hypothesis) in enumerate(zip(manifest["id"], found, strict=True)):
             if hypothesis is None:
-                rows.append({"id": id_, "arm": arm, "error": errors.get(id_, "no hypothesis in the store")})
+                rows.append({"id": id_, "arm": arm, "error": errors[id_]})
                 continue
             rows.append(
                 {

@@ -16,7 +16,6 @@ from whisper_router.asr.load import cost_dims
 from whisper_router.asr.options import ENCODER_FRAMES, DecodeOptions
 from whisper_router.asr.reference import ArmReference
 from whisper_router.asr.weights import Checkpoint, find_checkpoint, load_whisper
-from whisper_router.audio import SAMPLE_RATE
 from whisper_router.corpus.ingest import read_corpora
 from whisper_router.corpus.options import Corpus, IngestOptions
 from whisper_router.cost import Dims
@@ -24,15 +23,16 @@ from whisper_router.crossval import Fold, Job, Trained, run_jobs, speaker_folds
 from whisper_router.decider.options import ResnetOptions
 from whisper_router.errors import UserError
 from whisper_router.evaluation import Pair, auroc, build_pair, evaluate, spent_on, sweep, with_intervals
-from whisper_router.features.extractors import extractor_identity, feature_frames
+from whisper_router.features.extractors import extractor_identity
 from whisper_router.features.options import EncoderExtractor
-from whisper_router.features.store import write_frames
+from whisper_router.features.store import write_index
 from whisper_router.files import write_json, write_parquet, write_text
 from whisper_router.labelling import (
     Utterance,
     Work,
     announce_encodings,
     encoding_bytes,
+    feature_counts,
     labels_table,
     transcribe_all,
     transcripts_table,
@@ -67,9 +67,10 @@ def candidates() -> list[Candidate]:
     for name in ("paper", "paper-code", "paper-compact"):
         preset = read_preset(name)
         options[name] = ResnetOptions.model_validate(preset["deciders"][name])
-        extractors[name] = EncoderExtractor.model_validate(preset["extractors"][options[name].extractor])
+        extractor = EncoderExtractor.model_validate(preset["extractors"][options[name].extractor])
+        extractors[name] = extractor.model_copy(update={"stored": True})  # each fold reads them in each epoch
     compact = options["paper-code"].model_copy(update={"extractor": "paper-compact"})
-    update = {"learning_rate": 1e-3, "schedule": "cosine", "epochs": 30, "patience": 8, "keep": "loss"}
+    update = {"learning_rate": 1e-3, "schedule": "cosine", "epochs": 30, "patience": 8, "monitor": "loss"}
     return [
         *(Candidate(name, extractors[name], options[name]) for name in options),
         Candidate("paper-compact, paper-code's training", extractors["paper-compact"], compact),
@@ -92,6 +93,7 @@ def find_pair(weak: str | None, strong: str | None) -> dict[str, tuple[str, Chec
                 for arm, model in zip(("weak", "strong"), pair, strict=True)
             }
         except UserError as error:
+            print(f"not {' -> '.join(pair)}: {error}")
             reasons.append(str(error))
     raise UserError("no pair of arms: " + "; ".join(reasons))
 
@@ -114,7 +116,8 @@ def label_pair(
             model=model, sha256=checkpoint.sha256, size=checkpoint.size, decode=DECODE
         )
         dims[name], arms[name] = Dims(**cost_dims(arm)), (arm, work)
-    announce_encodings(extractors, arms, rows, store, beside=False)
+    sizes = {name: (dims[name], work) for name, (_, work) in arms.items()}
+    announce_encodings(extractors, sizes, rows, store, beside=False)
     hypotheses = {}
     errors: dict[str, str] = {}
     for name, (arm, work) in arms.items():
@@ -125,23 +128,14 @@ def label_pair(
     return references, dims, transcripts, labels
 
 
-def write_index(
-    folder: Path, extractor: EncoderExtractor, arm: ArmReference, rows: Sequence[Utterance]
-) -> None:
-    """What ``LiveReader`` needs to know of an extractor."""
-    counts = [round(row.duration_s * SAMPLE_RATE) for row in rows]
-    frames = [feature_frames(extractor, count, arm.decode.context(count)) for count in counts]
-    ids = [row.id for row in rows]
-    write_frames(folder, zip(ids, frames, strict=True), extractor_identity(extractor, arm.spec()))
-
-
-def corpus_aurocs(labels: pd.DataFrame, scores: np.ndarray) -> dict[str, float]:
-    """AUROC within each corpus."""
-    result = {}
-    for corpus, rows in labels.reset_index(drop=True).groupby("corpus").groups.items():
-        index = np.asarray(rows)
-        value = auroc(labels["label"].to_numpy()[index], scores[index], np.ones((1, len(index))))[0]
-        result[str(corpus)] = round(float(value), 6)
+def corpus_aurocs(labels: pd.DataFrame, scores: np.ndarray, folds: np.ndarray) -> dict[str, float | None]:
+    """AUROC within each corpus; None where it holds one class only."""
+    result: dict[str, float | None] = {}
+    label = labels["label"].to_numpy()
+    for corpus in sorted(labels["corpus"].unique()):
+        rows = np.flatnonzero(labels["corpus"] == corpus)
+        value = float(auroc(label[rows], scores[rows], np.ones((1, len(rows))), folds[rows])[0])
+        result[str(corpus)] = round(value, 6) if np.isfinite(value) else None
     return result
 
 
@@ -172,7 +166,10 @@ def replicate(
     kept = manifest.set_index("id").loc[labels["id"]].reset_index()
     rows = utterances(kept)
     for name, extractor in extractors.items():
-        write_index(WORK / "features" / name, extractor, references[extractor.arm], rows)
+        arm = references[extractor.arm]
+        counts, hashes = feature_counts(rows, DECODE, extractor), (row.sha256 for row in rows)
+        index = zip(kept["id"], counts, hashes, strict=True)
+        write_index(WORK / "features" / name, index, extractor_identity(extractor, arm.spec()))
     write_parquet(WORK / "manifest.parquet", kept)
     write_parquet(WORK / "transcripts.parquet", transcripts)
     write_parquet(WORK / "labels.parquet", labels)
@@ -185,10 +182,14 @@ def replicate(
             candidate.extractor,
             WORK / "features" / candidate.options.extractor,
             references[candidate.extractor.arm],
-            BATCH_SIZE,
             kept,
             labels,
             fold,
+            2
+            * candidate.options.batch_size
+            * max(feature_counts(rows, DECODE, candidate.extractor))
+            * (dims[candidate.extractor.arm].audio_layers + 1)
+            * dims[candidate.extractor.arm].width,
         )
         for candidate in tried
         for number, fold in enumerate(parts, start=1)
@@ -223,6 +224,9 @@ def summarise(
     models = {name: {"model": reference.model} for name, reference in references.items()}
     result: dict[str, Any] = {"arms": {name: arm.model for name, arm in references.items()}, "candidates": {}}
     sweeps, at_half, all_scores = {}, {}, {}
+    numbers = np.empty(len(labels), dtype=int)
+    for number, fold in enumerate(parts):
+        numbers[fold.test] = number
     for i, candidate in enumerate(tried):
         mine = trained[i * len(parts) : (i + 1) * len(parts)]
         scores = np.empty(len(labels))
@@ -233,11 +237,12 @@ def summarise(
                 values[fold.test] = one.scores.macs[currency]
         spent = spent_on(candidate.extractor, macs)
         metrics = {
-            str(threshold): evaluate(pair, scores, threshold, spent, RESAMPLES, 0) for threshold in THRESHOLDS
+            str(threshold): evaluate(pair, scores, threshold, spent, RESAMPLES, 0, numbers)
+            for threshold in THRESHOLDS
         }
         extractor = candidate.extractor
         reader = dims[extractor.arm]
-        size = encoding_bytes(rows, DECODE, extractor, reader.audio_layers + 1, reader.width)
+        size = encoding_bytes(rows, DECODE, extractor, reader)
         result["candidates"][candidate.name] = {
             "options": candidate.options.model_dump(mode="json"),
             "parameters": mine[0].parameters,
@@ -252,7 +257,7 @@ def summarise(
                 for one, f in zip(mine, parts, strict=True)
             ],
             "score_range": [float(np.quantile(scores, q)) for q in (0.05, 0.5, 0.95)],
-            "auroc_by_corpus": corpus_aurocs(labels, scores),
+            "auroc_by_corpus": corpus_aurocs(labels, scores, numbers),
             "metrics": metrics,
         }
         all_scores[candidate.name] = scores
@@ -264,8 +269,8 @@ def summarise(
     label = labels["label"].to_numpy()
     difference = with_intervals(
         lambda weights: {
-            "auroc": auroc(label, all_scores["paper-compact"], weights)
-            - auroc(label, all_scores["paper"], weights)
+            "auroc": auroc(label, all_scores["paper-compact"], weights, numbers)
+            - auroc(label, all_scores["paper"], weights, numbers)
         },
         pair.speakers,
         RESAMPLES,

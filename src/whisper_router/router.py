@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,13 +20,11 @@ from whisper_router.audio import SAMPLE_RATE, Audio, AudioError, load_audio, win
 from whisper_router.decider.registry import Decider, decider_sha256, load_decider
 from whisper_router.errors import UserError
 from whisper_router.features.extractors import confidence, extractor_identity, pool_states
-from whisper_router.features.options import Extractor
+from whisper_router.features.options import ArmName, Extractor
 from whisper_router.files import read_json
 from whisper_router.hashing import digest
 from whisper_router.policy.calibrate import Policy
 from whisper_router.scoring import NORMALISER
-
-ArmName = Literal["weak", "strong"]
 
 WEIGHTS = "weights"  # folder of embedded checkpoints in a router
 
@@ -218,9 +215,8 @@ class Router:
         """Scores and, where asked for, the hypothesis of the chosen arm. Nothing is encoded twice."""
         scores = [0.0] * len(audios)
         hypotheses: list[Hypothesis | None] = [None] * len(audios)
-        mels: dict[
-            int, torch.Tensor
-        ] = {}  # of utterances that go to the arm that the extractor does not read
+        # log-mels of utterances that go to the arm that the extractor does not read
+        mels: dict[int, torch.Tensor] = {}
         cascade = self.description.extractor.kind == "confidence"
         reads_strong = self.description.extractor.arm == "strong"
         first = self.strong if reads_strong else self.weak

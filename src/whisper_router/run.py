@@ -111,6 +111,8 @@ def run() -> None:
     with prefect_server() as url:
         command = [_script("dvc"), "repro"]
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        code = subprocess.Popen(command, env={**os.environ, "PREFECT_API_URL": url, "PATH": path}).wait()
+        code = subprocess.Popen(
+            command, env={**os.environ, **environment.KEEP_BLOCKS, "PREFECT_API_URL": url, "PATH": path}
+        ).wait()
     if code:
         raise RunError(f"`dvc repro` stopped with code {code}; the stage's own message stands above")

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,12 @@ from whisper_router.asr.decoding import Hypothesis
 from whisper_router.errors import UserError
 from whisper_router.files import replacing
 from whisper_router.hashing import digest
+from whisper_router.paths import DATA
 
 FOLDER, LIMIT = "WHISPER_ROUTER_CACHE", "WHISPER_ROUTER_CACHE_LIMIT"
 DEFAULT_LIMIT = "50GB"
 FREE_BYTES = 1 << 30  # of the disk, never taken
+CHECKSUM_BYTES = 32  # before a training's state
 STALE_S = 3600.0  # a temporary file this old belongs to a run that was killed
 
 _BYTES: TypeAdapter[ByteSize] = TypeAdapter(ByteSize)
@@ -69,6 +71,12 @@ def _sha256(states: np.ndarray) -> str:
 def _damaged(path: Path) -> None:
     path.unlink(missing_ok=True)
     print(f"content store: {path} was damaged; it is deleted and made anew", file=sys.stderr)
+
+
+def _free(folder: Path) -> int:
+    """Bytes that may be written to the disk of a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(folder).free - FREE_BYTES
 
 
 def _touch(path: Path) -> None:
@@ -159,6 +167,26 @@ class ContentStore:
         with replacing(path) as temporary:
             save_file({"states": states}, temporary, metadata={"sha256": _sha256(states)})
 
+    @staticmethod
+    def read_training(path: Path) -> bytes | None:
+        """The stored state of a training; None where missing or damaged."""
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        checksum, state = content[:CHECKSUM_BYTES], content[CHECKSUM_BYTES:]
+        if hashlib.sha256(state).digest() != checksum:
+            _damaged(path)
+            return None
+        _touch(path)
+        return state
+
+    @staticmethod
+    def write_training(path: Path, state: bytes) -> None:
+        """Store the state of a training."""
+        with replacing(path) as temporary:
+            temporary.write_bytes(hashlib.sha256(state).digest() + state)
+
     def entries(self) -> Iterator[Entry]:
         """All files of the store; those of a killed run under the kind ``leftover``."""
         for path in self.root.glob("*/*/*"):
@@ -196,7 +224,7 @@ class ContentStore:
         """
         return parse_bytes(os.environ.get(LIMIT, DEFAULT_LIMIT), LIMIT)
 
-    def require_space(self, needed: int, beside: int, what: str) -> None:
+    def require_space(self, needed: int, beside: int, extractors: Sequence[str]) -> None:
         """Refuse to begin what the disk or the store's limit cannot hold.
 
         Parameters
@@ -204,29 +232,33 @@ class ContentStore:
         needed : int
             Bytes that will be added to the store.
         beside : int
-            Bytes that will be written elsewhere on the same disk.
+            Bytes that will be written to ``data/``.
+        extractors : sequence of str
+            Whose states they are.
 
         Raises
         ------
         UserError
             They do not fit; the message has the figures.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.root).free - FREE_BYTES
-        room = self.limit() - sum(entry.size for entry in self.entries())
-        if needed and needed > room:
-            where = (
-                f"{needed / 1e9:.2f} GB in {self.root}, whose limit leaves {max(room, 0) / 1e9:.2f} GB: "
-                f"raise {LIMIT}, or run `whisper-router cache gc`"
-            )
-        elif needed + beside > free:
-            where = (
-                f"{(needed + beside) / 1e9:.2f} GB, and the disk of {self.root} has {max(free, 0) / 1e9:.2f} "
-                f"GB to spare: make room, or set {FOLDER} to a folder on a larger disk"
-            )
-        else:
+        if not needed and not beside:
             return
-        raise UserError(
-            f"{what} takes {where}; or give the extractor a larger pool, or stored: false, which computes "
-            "its states anew in each epoch"
-        )
+        names = ", ".join(extractors)
+        remedy = f"or give extractors ({names}) a larger pool or stored: false in params.yaml"
+        limit, size = self.limit(), sum(entry.size for entry in self.entries())
+        if needed and needed > limit - size:
+            rest = limit - needed
+            collect = f", or run `whisper-router cache gc --limit {rest // 10**6}MB`" if rest > 0 else ""
+            raise UserError(
+                f"the states of {names} take {needed / 1e9:.2f} GB in {self.root}, which holds "
+                f"{size / 1e9:.2f} of at most {limit / 1e9:.2f} GB: raise {LIMIT}{collect}; {remedy}"
+            )
+        shared = self.root.exists() and DATA.exists() and self.root.stat().st_dev == DATA.stat().st_dev
+        for folder, size in ((self.root, needed), (DATA, beside)):
+            wanted = needed + beside if shared else size
+            if wanted > _free(folder):
+                raise UserError(
+                    f"the states of {names} take {wanted / 1e9:.2f} GB, and the disk of {folder} has "
+                    f"{max(_free(folder), 0) / 1e9:.2f} GB to spare: make room, or set {FOLDER} to a folder "
+                    f"on another disk; {remedy}"
+                )

@@ -1,5 +1,6 @@
 """Features come back as they were written, memory-mapped, and only to who asks for their extractor."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from whisper_router.errors import UserError
-from whisper_router.features.store import FeatureIndex, FeatureReader, write_features, write_frames
+from whisper_router.features.store import FeatureIndex, FeatureReader, write_features, write_index
 
 EXTRACTOR: dict[str, object] = {"options": {"kind": "encoder", "pool": 4}, "arm": {"weights": "abc"}}
 
@@ -91,14 +92,35 @@ def test_a_batch_is_the_features_asked_for_in_their_order(asked, shard_bytes, tm
         assert len(values) == reader.frames(f"u{i}")
 
 
-def test_the_index_of_features_that_are_not_stored_says_how_many_frames_each_has(tmp_path):
-    write_frames(tmp_path / "f", iter([("b", 1500), ("a", 12)]), EXTRACTOR)
+def test_the_index_of_features_that_are_not_stored_says_frames_and_hash_of_each(tmp_path):
+    write_index(tmp_path / "f", iter([("b", 1500, "bb"), ("a", 12, "aa")]), EXTRACTOR)
     index = FeatureIndex(tmp_path / "f", EXTRACTOR)
     assert index.ids == ["b", "a"]
     assert (index.frames("b"), index.frames("a")) == (1500, 12)
+    assert (index.sha256("b"), index.sha256("a")) == ("bb", "aa")
     assert sorted(path.name for path in (tmp_path / "f").iterdir()) == ["extractor.json", "index.parquet"]
     with pytest.raises(UserError, match="run featurize again"):
         FeatureIndex(tmp_path / "f", {**EXTRACTOR, "arm": {"weights": "def"}})
+
+
+@settings(max_examples=30, deadline=None, database=None)
+@given(
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 4)),
+    dtype=st.sampled_from(["float16", "float32"]),
+    data=st.data(),
+)
+def test_a_feature_s_hash_is_of_its_bytes_whatever_lies_beside_it(shape, dtype, data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    one = data.draw(arrays.arrays(dtype, shape, elements=st.integers(0, 9)))
+    changed = one.copy()
+    changed[tuple(data.draw(st.integers(0, size - 1)) for size in shape)] += 1
+    beside = ("x", feature(3, shape[1]).astype(dtype))
+    write_features(folder / "one", [("a", one), beside], EXTRACTOR)
+    write_features(folder / "other", [beside, ("a", np.asfortranarray(one)), ("b", changed)], EXTRACTOR, 1)
+    first, second = FeatureReader(folder / "one"), FeatureReader(folder / "other")
+    assert first.sha256("a") == second.sha256("a") == hashlib.sha256(one.tobytes()).hexdigest()
+    assert second.sha256("b") != second.sha256("a")
+    assert first.sha256("x") == second.sha256("x")
 
 
 def test_equal_features_make_equal_files(tmp_path):
@@ -145,11 +167,11 @@ def test_an_interrupted_write_leaves_the_old_folder(error, tmp_path):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("write", [write_features, write_frames])
+@pytest.mark.parametrize("write", [write_features, write_index])
 def test_an_interrupted_first_write_leaves_no_folder_and_no_half_shard(write, error, tmp_path):
-    def interrupted() -> Iterator[tuple[str, object]]:
+    def interrupted() -> Iterator[tuple[object, ...]]:
         for i in range(3):
-            yield f"u{i}", 3 if write is write_frames else feature(3, 2)
+            yield (f"u{i}", 3, "abc") if write is write_index else (f"u{i}", feature(3, 2))
         raise error
 
     with pytest.raises(error):

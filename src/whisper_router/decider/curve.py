@@ -5,13 +5,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-
-def best_point(curve: Sequence[dict[str, float]], keep: str) -> dict[str, float]:
-    """The entry that was kept: the first with the least dev ``keep``."""
-    return min(curve, key=lambda point: point[f"dev_{keep}"])
+from whisper_router.decider.training import best_point
 
 
-def draw_curve(path: Path, title: str, curve: Sequence[dict[str, float]], keep: str) -> None:
+def draw_curve(path: Path, title: str, curve: Sequence[dict[str, float]], monitor: str) -> None:
     """Draw train and dev loss over the curve's first column and mark what was kept."""
     x_name = next(iter(curve[0]))
     x = [point[x_name] for point in curve]
@@ -19,13 +16,13 @@ def draw_curve(path: Path, title: str, curve: Sequence[dict[str, float]], keep: 
     axes = figure.subplots()
     axes.plot(x, [point["train_loss"] for point in curve], label="train", color="#888888")
     axes.plot(x, [point["dev_loss"] for point in curve], label="dev", color="#1f77b4")
-    best = best_point(curve, keep)
+    best = curve[best_point(curve, monitor)]
     axes.plot(
         best[x_name],
         best["dev_loss"],
         "o",
         color="#1f77b4",
-        label=f"kept: {x_name} {best[x_name]:g}, by dev {keep}",
+        label=f"kept: {x_name} {best[x_name]:g}, by dev {monitor}",
     )
     if x_name == "c":
         axes.set_xscale("log")

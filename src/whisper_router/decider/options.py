@@ -19,7 +19,7 @@ class LogisticOptions(BaseModel):
     )
 
     @property
-    def keep(self) -> Literal["loss", "error"]:
+    def monitor(self) -> Literal["loss", "error"]:
         """The dev figure that the best ``c`` is chosen by."""
         return "loss"
 
@@ -38,9 +38,9 @@ class TrainingOptions(BaseModel):
     )
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
-    keep: Literal["loss", "error"] = Field("loss", description="the best epoch is that of the least dev ...")
+    monitor: Literal["loss", "error"] = Field("loss", description="dev figure that the best epoch is kept by")
     patience: int | None = Field(None, ge=1, description="stop after that many epochs without a better one")
-    balance_below: float = Field(
+    class_weight_below: float = Field(
         0.2,
         ge=0,
         le=0.5,
@@ -77,8 +77,8 @@ class ResnetOptions(TrainingOptions):
     schedule: Literal["constant", "cosine", "cyclic"] = "cosine"
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(64, ge=1)
-    keep: Literal["loss", "error"] = "error"
-    balance_below: float = Field(0.0, ge=0, le=0.5)
+    monitor: Literal["loss", "error"] = "error"
+    class_weight_below: float = Field(0.0, ge=0, le=0.5)
 
 
 DeciderOptions = Annotated[LogisticOptions | MlpOptions | ResnetOptions, Field(discriminator="kind")]

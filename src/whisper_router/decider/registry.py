@@ -8,6 +8,8 @@ from pydantic import TypeAdapter
 from whisper_router.decider.logistic import LogisticDecider
 from whisper_router.decider.network import NetworkDecider
 from whisper_router.decider.options import DeciderOptions
+from whisper_router.decider.training import Examples
+from whisper_router.errors import UserError
 from whisper_router.files import read_json, write_json
 from whisper_router.hashing import digest, file_sha256
 
@@ -21,6 +23,27 @@ KINDS: dict[str, type[LogisticDecider] | type[NetworkDecider]] = {
 WEIGHTS, DESCRIPTION = "weights.safetensors", "decider.json"
 
 _OPTIONS: TypeAdapter[DeciderOptions] = TypeAdapter(DeciderOptions)
+
+
+def fit_decider(
+    options: DeciderOptions, train: Examples, dev: Examples, title: str
+) -> tuple[Decider, list[dict[str, float]]]:
+    """Train a decider; return it and its training curve.
+
+    Raises
+    ------
+    UserError
+        A split is empty, train holds one class only, or the loss is not finite.
+    """
+    for name, part in (("train", train), ("dev", dev)):
+        if not len(part.ids):
+            raise UserError(f"{title}: the {name} split has no utterance; add speakers to the corpus")
+    if len(set(train.labels.tolist())) < 2:
+        raise UserError(
+            f"{title}: the train split holds one class only ({len(train.ids)} utterances); add data"
+        )
+    made: tuple[Decider, list[dict[str, float]]] = KINDS[options.kind].fit(options, train, dev, title)  # type: ignore[arg-type]
+    return made
 
 
 def save_decider(

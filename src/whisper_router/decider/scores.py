@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from whisper_router.decider.registry import Decider, load_decider
 from whisper_router.errors import UserError
-from whisper_router.features.reader import Reader, open_features
+from whisper_router.features.live import Reader, open_features
 from whisper_router.params import Params
 from whisper_router.paths import DECIDER
 
@@ -46,7 +46,7 @@ def score_split(params: Params, name: str, ids: Sequence[str]) -> Scores:
     """
     decider, description = load_decider(DECIDER / name)
     extractor = params.deciders[name].extractor
-    reader = open_features(extractor, params.extractors[extractor], params.runtime.batch_size)
+    reader = open_features(extractor, params.extractors[extractor])
     if reader.extractor != description["extractor"]:
         raise UserError(f"{DECIDER / name} was trained on other features than {extractor}'s; run train again")
     return score_all(decider, reader, ids)

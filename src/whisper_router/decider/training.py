@@ -1,14 +1,11 @@
 """The training loop of all networks: resumable, the next batch loaded while one is computed."""
 
-import hashlib
 import io
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from whisper_router.asr.arm import VERSIONS
 from whisper_router.decider.options import TrainingOptions
 from whisper_router.errors import UserError
-from whisper_router.features.reader import Reader
-from whisper_router.files import replacing
+from whisper_router.features.live import Reader
 from whisper_router.hashing import code_hash, digest
+from whisper_router.store import ContentStore
 
-CHECKSUM_BYTES = 32  # before a training's state
 CYCLE_FLOOR = 1e-8  # where the paper's code begins its cycle
 
 
@@ -63,7 +60,7 @@ def learning_rate(options: TrainingOptions, step: int, steps: int) -> float:
     """Learning rate of a step out of ``steps``.
 
     ``cosine`` anneals by epoch, as torch's CosineAnnealingLR. ``cyclic`` is the rising half of torch's
-    CyclicLR: the paper's code rises for 65,000 steps, which is about all of its ten epochs.
+    CyclicLR, over all steps; the paper's code rises for 65,000.
     """
     if options.schedule == "cosine":
         epoch = step * options.epochs // steps
@@ -76,7 +73,7 @@ def learning_rate(options: TrainingOptions, step: int, steps: int) -> float:
 def class_weight(options: TrainingOptions, labels: np.ndarray) -> float:
     """How much a positive counts: 1, or negatives over positives where the classes are skewed."""
     share = float(labels.mean())
-    if not 0 < share < 1 or min(share, 1 - share) >= options.balance_below:
+    if not 0 < share < 1 or min(share, 1 - share) >= options.class_weight_below:
         return 1.0
     return (1 - share) / share
 
@@ -84,16 +81,19 @@ def class_weight(options: TrainingOptions, labels: np.ndarray) -> float:
 def training_key(options: TrainingOptions, train: Examples, dev: Examples) -> str:
     """Hash of all that shapes a training: its half-done state lies under it in the content store."""
     parts = [
-        {"ids": list(part.ids), "labels": part.labels.tolist(), "extractor": part.reader.extractor}
+        {
+            "features": [part.reader.sha256(id_) for id_ in part.ids],
+            "labels": part.labels.tolist(),
+            "extractor": part.reader.extractor,
+        }
         for part in (train, dev)
     ]
     code = code_hash("whisper_router.decider.registry")
-    threads = torch.get_num_threads()
-    return digest([options.model_dump(mode="json"), parts, code, torch.__version__, threads])
+    return digest([options.model_dump(mode="json"), parts, code, VERSIONS, torch.get_num_threads()])
 
 
 @torch.inference_mode()
-def _judge(network: nn.Module, dev: Examples, size: int, shift: float) -> tuple[float, float]:
+def _validate(network: nn.Module, dev: Examples, size: int, shift: float) -> tuple[float, float]:
     """Binary cross-entropy and share of wrong decisions at 0.5, of logits less ``shift``."""
     network.eval()
     rows = range(len(dev.ids))
@@ -106,28 +106,6 @@ def _judge(network: nn.Module, dev: Examples, size: int, shift: float) -> tuple[
     return loss, float(((logit > 0) != (label == 1)).float().mean())
 
 
-def read_state(path: Path) -> dict[str, Any] | None:
-    """The state of a training that was begun; None where there is none, or where it is damaged."""
-    if not path.is_file():
-        return None
-    content = path.read_bytes()
-    checksum, data = content[:CHECKSUM_BYTES], content[CHECKSUM_BYTES:]
-    if hashlib.sha256(data).digest() == checksum:
-        state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True)
-        return state
-    path.unlink(missing_ok=True)
-    print(f"content store: {path} was damaged; it is deleted, the training begins anew", file=sys.stderr)
-    return None
-
-
-def _write_state(path: Path, state: dict[str, Any]) -> None:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    data = buffer.getvalue()
-    with replacing(path) as temporary:
-        temporary.write_bytes(hashlib.sha256(data).digest() + data)
-
-
 def plan_epoch(rows: Sequence[int], size: int) -> list[list[int]]:
     """Batches of an epoch; a single utterance at the end joins the batch before, for batch norm's sake."""
     plan = [list(rows[i : i + size]) for i in range(0, len(rows), size)]
@@ -136,9 +114,9 @@ def plan_epoch(rows: Sequence[int], size: int) -> list[list[int]]:
     return plan
 
 
-def _best(curve: Sequence[dict[str, float]], metric: str) -> int:
-    """Index of the first best epoch."""
-    return min(range(len(curve)), key=lambda i: curve[i][metric])
+def best_point(curve: Sequence[dict[str, float]], monitor: str) -> int:
+    """Index of the point of a training curve that is kept: the first with the least dev ``monitor``."""
+    return min(range(len(curve)), key=lambda i: curve[i][f"dev_{monitor}"])
 
 
 def fit_network(
@@ -163,37 +141,36 @@ def fit_network(
     Raises
     ------
     UserError
-        The loss is not finite, or a split is empty.
+        The loss is not finite.
     """
-    for name, part in (("train", train), ("dev", dev)):
-        if not part.ids:
-            raise UserError(f"{title}: the {name} split has no utterance")
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     optimiser = kinds[options.optimiser](
         network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
     )
-    order = torch.Generator().manual_seed(options.seed)
+    shuffle = torch.Generator().manual_seed(options.seed)
     weight = class_weight(options, train.labels)
     shift = math.log(weight)  # weighting adds it to the log-odds; taken off, scores are probabilities again
     curve: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
-    if state := read_state(state_path):
+    if stored := ContentStore.read_training(state_path):
+        state = torch.load(io.BytesIO(stored), weights_only=True)
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
-        order.set_state(state["order"])
-        torch.set_rng_state(state["dropout"])
+        shuffle.set_state(state["shuffle_rng"])
+        torch.set_rng_state(state["torch_rng"])
         curve, best = state["curve"], state["best"]
-    metric, size = f"dev_{options.keep}", options.batch_size
+    size = options.batch_size
     per_epoch = len(plan_epoch(range(len(train.ids)), size))
     steps = options.epochs * per_epoch
     bar = tqdm(total=steps, initial=len(curve) * per_epoch, desc=title, unit="batch")
     while len(curve) < options.epochs:
-        if options.patience and curve and len(curve) - 1 - _best(curve, metric) >= options.patience:
+        kept = best_point(curve, options.monitor) if curve else 0
+        if options.patience and len(curve) - 1 - kept >= options.patience:
             break
         network.train()
         total, step = 0.0, len(curve) * per_epoch
         first_rate = learning_rate(options, step, steps)
-        rows = torch.randperm(len(train.ids), generator=order).tolist()
+        rows = torch.randperm(len(train.ids), generator=shuffle).tolist()
         for states, lengths, target in batches(train, plan_epoch(rows, size)):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(options, step, steps)
@@ -203,10 +180,11 @@ def fit_network(
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-            total += loss.item() * len(target)
+            unweighted = F.binary_cross_entropy_with_logits(logits.detach().float() - shift, target)
+            total += unweighted.item() * len(target)
             step += 1
             bar.update()
-        dev_loss, dev_error = _judge(network, dev, size, shift)
+        dev_loss, dev_error = _validate(network, dev, size, shift)
         point = {"train_loss": total / len(rows), "dev_loss": dev_loss, "dev_error": dev_error}
         if not all(map(math.isfinite, point.values())):
             raise UserError(
@@ -217,18 +195,20 @@ def fit_network(
             {"epoch": len(curve) + 1, "learning_rate": first_rate}
             | {name: round(value, 6) for name, value in point.items()}
         )
-        if _best(curve, metric) == len(curve) - 1:
+        if best_point(curve, options.monitor) == len(curve) - 1:
             best = {name: value.clone() for name, value in network.state_dict().items()}
         bar.set_postfix(dev_loss=f"{dev_loss:.3f}", dev_error=f"{dev_error:.3f}")
         state = {
             "network": network.state_dict(),
             "optimiser": optimiser.state_dict(),
-            "order": order.get_state(),
-            "dropout": torch.get_rng_state(),
+            "shuffle_rng": shuffle.get_state(),
+            "torch_rng": torch.get_rng_state(),
             "curve": curve,
             "best": best,
         }
-        _write_state(state_path, state)
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        ContentStore.write_training(state_path, buffer.getvalue())
     bar.close()
     network.load_state_dict(best)
     with torch.no_grad():

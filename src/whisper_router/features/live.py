@@ -1,50 +1,48 @@
-"""Features that are not stored: from the content store where they lie, else encoded when they are read."""
+"""Features of an encoder that are not in shards: from the content store, or encoded when they are read."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from whisper_router.asr.arm import Arm
-from whisper_router.asr.reference import ArmReference
+from whisper_router.asr.reference import ArmReference, arm_references
 from whisper_router.errors import UserError
 from whisper_router.features.extractors import extractor_identity, pool_states
-from whisper_router.features.options import EncoderExtractor
-from whisper_router.features.store import FeatureIndex
-from whisper_router.labelling import WORKERS, Utterance, Work, utterances
+from whisper_router.features.options import EncoderExtractor, Extractor
+from whisper_router.features.store import FeatureIndex, FeatureReader
+from whisper_router.files import read_json, read_parquet
+from whisper_router.labelling import WORKERS, Work, utterances
+from whisper_router.paths import ARMS, FEATURES, MANIFEST
 from whisper_router.store import ContentStore
 
 
 class LiveReader(FeatureIndex):
-    """Reads an encoder's states by utterance from the audio.
+    """Reads an encoder's states by utterance.
+
+    A stored extractor's come from the content store, and are encoded where it has lost them; another's are
+    always encoded, each utterance by itself, so that they depend on nothing but the audio.
 
     Parameters
     ----------
+    folder : Path
+        The extractor's index.
     manifest : DataFrame
         Where the audio of each utterance lies.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        extractor: EncoderExtractor,
-        reference: ArmReference,
-        manifest: pd.DataFrame,
-        batch_size: int,
+        self, folder: Path, extractor: EncoderExtractor, reference: ArmReference, manifest: pd.DataFrame
     ) -> None:
         super().__init__(folder, extractor_identity(extractor, reference.spec()))
-        self._options, self._reference, self._batch_size = extractor, reference, batch_size
+        self._options, self._reference = extractor, reference
         self._rows = {row.id: row for row in utterances(manifest)}
         self._work = Work(reference.sha256, reference.decode, False, (extractor,))
         self._store = ContentStore()
         self._checked: set[str] = set()
-
-    @cached_property
-    def _arm(self) -> Arm:
-        return self._reference.load()
+        self._load = cache(reference.load)
 
     def batch(self, utterances: Sequence[str]) -> list[np.ndarray]:
         """Features of some utterances, shape (frames, layers, width), float16.
@@ -55,11 +53,12 @@ class LiveReader(FeatureIndex):
             The audio of an utterance is not to be had any more.
         """
         with ThreadPoolExecutor(WORKERS) as pool:
+            if not self._options.is_stored:
+                return self._encode(utterances, pool)
             found = dict(zip(utterances, pool.map(self._stored, utterances), strict=True))
-            missing = [self._rows[id_] for id_, states in found.items() if states is None]
-            for made in pool.map(self._encode, self._work.batches(missing, self._batch_size)):
-                found.update(made)
-        return [states for states in found.values() if states is not None]
+            lost = [id_ for id_, states in found.items() if states is None]
+            made = dict(zip(lost, self._encode(lost, pool), strict=True))
+            return [made[id_] if states is None else states for id_, states in found.items()]
 
     def _stored(self, utterance: str) -> np.ndarray | None:
         path = self._work.encoding_path(self._store, self._rows[utterance].sha256, self._options)
@@ -68,15 +67,33 @@ class LiveReader(FeatureIndex):
             self._checked.add(utterance)
         return states
 
-    def _encode(self, rows: Sequence[Utterance]) -> dict[str, np.ndarray]:
-        audios = []
-        for row in rows:
-            audio = row.load()
+    def _encode(self, utterances: Sequence[str], pool: ThreadPoolExecutor) -> list[np.ndarray]:
+        if not utterances:
+            return []
+        arm = self._load()
+
+        def encode(id_: str) -> np.ndarray:
+            audio = self._rows[id_].load()
             if isinstance(audio, str):
-                raise UserError(f"{row.id}: {audio}")
-            audios.append(audio)
-        states = self._arm.encode_audio(audios).states
-        return {
-            row.id: pool_states(states, i, audio.size, self._options)
-            for i, (row, audio) in enumerate(zip(rows, audios, strict=True))
-        }
+                raise UserError(f"{id_}: {audio}")
+            return pool_states(arm.encode_audio([audio]).states, 0, audio.size, self._options)
+
+        return list(pool.map(encode, utterances))
+
+
+Reader = FeatureReader | LiveReader
+
+
+def open_features(name: str, extractor: Extractor) -> Reader:
+    """Open the features that featurize made, or indexed, for an extractor of params.yaml.
+
+    Raises
+    ------
+    UserError
+        They are those of other options or of another arm.
+    """
+    reference = arm_references(read_json(ARMS))[extractor.arm]
+    folder = FEATURES / name
+    if extractor.kind == "encoder" and not extractor.is_stored:
+        return LiveReader(folder, extractor, reference, read_parquet(MANIFEST))
+    return FeatureReader(folder, extractor_identity(extractor, reference.spec()))

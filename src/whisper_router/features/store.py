@@ -1,5 +1,6 @@
 """The feature store: shards that can be memory-mapped, an index, and the extractor that made them."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from whisper_router.files import read_json, read_parquet, replacing_folder, writ
 
 SHARD_BYTES = 256 << 20
 
+IndexRow = tuple[str, int, int, int, str]  # id, shard, start, frames, hash
+
 
 def write_features(
     folder: Path,
@@ -20,7 +23,7 @@ def write_features(
 ) -> None:
     """Write features of shape (frames, ...), one an utterance; a shard joins them along the first axis."""
     with replacing_folder(folder) as temporary:
-        index: list[tuple[str, int, int, int]] = []
+        index: list[IndexRow] = []
         pending: list[np.ndarray] = []
         shard = start = size = 0
 
@@ -32,7 +35,8 @@ def write_features(
                 shard, start, size = shard + 1, 0, 0
 
         for utterance, feature in rows:
-            index.append((utterance, shard, start, len(feature)))
+            checksum = hashlib.sha256(np.ascontiguousarray(feature).data).hexdigest()
+            index.append((utterance, shard, start, len(feature), checksum))
             pending.append(feature)
             start += len(feature)
             size += feature.nbytes
@@ -42,16 +46,15 @@ def write_features(
         _write_index(temporary, index, extractor)
 
 
-def write_frames(folder: Path, rows: Iterable[tuple[str, int]], extractor: dict[str, object]) -> None:
-    """Write the index of an extractor whose features are not stored: how many frames each would have."""
+def write_index(folder: Path, rows: Iterable[tuple[str, int, str]], extractor: dict[str, object]) -> None:
+    """Write the index of features that are not stored: frames and audio hash of each utterance."""
     with replacing_folder(folder) as temporary:
-        _write_index(temporary, [(utterance, -1, 0, frames) for utterance, frames in rows], extractor)
+        _write_index(temporary, [(id_, -1, 0, frames, sha256) for id_, frames, sha256 in rows], extractor)
 
 
-def _write_index(
-    folder: Path, rows: Sequence[tuple[str, int, int, int]], extractor: dict[str, object]
-) -> None:
-    write_parquet(folder / "index.parquet", pd.DataFrame(rows, columns=["id", "shard", "start", "frames"]))
+def _write_index(folder: Path, rows: Sequence[IndexRow], extractor: dict[str, object]) -> None:
+    columns = ["id", "shard", "start", "frames", "sha256"]
+    write_parquet(folder / "index.parquet", pd.DataFrame(rows, columns=columns))
     write_json(folder / "extractor.json", extractor)
 
 
@@ -71,7 +74,7 @@ class FeatureIndex:
                 f"{folder} holds features of {self.extractor}, not of {extractor}; run featurize again"
             )
         index = read_parquet(folder / "index.parquet")
-        self._index = {row.id: (row.shard, row.start, row.frames) for row in index.itertuples()}
+        self._index: dict[str, IndexRow] = {row[0]: row for row in index.itertuples(index=False, name=None)}
 
     @property
     def ids(self) -> list[str]:
@@ -80,7 +83,11 @@ class FeatureIndex:
 
     def frames(self, utterance: str) -> int:
         """Frames of one utterance's feature."""
-        return int(self._index[utterance][2])
+        return int(self._index[utterance][3])
+
+    def sha256(self, utterance: str) -> str:
+        """Hash of one utterance's feature, or of its audio where features are not stored."""
+        return str(self._index[utterance][4])
 
 
 class FeatureReader(FeatureIndex):
@@ -92,7 +99,7 @@ class FeatureReader(FeatureIndex):
 
     def __getitem__(self, utterance: str) -> np.ndarray:
         """One utterance's feature, shape (frames, ...), a view of the file."""
-        shard, start, frames = self._index[utterance]
+        _, shard, start, frames, _ = self._index[utterance]
         feature: np.ndarray = self._shards[shard][start : start + frames]
         return feature
 
