@@ -489,3 +489,60 @@ def test_the_area_under_the_curve_is_that_of_scikit_learn(seed: int):
     weights = random.integers(1, 4, (3, 32)).astype(float)
     expected = [roc_auc_score(label, scores, sample_weight=row) for row in weights]
     np.testing.assert_allclose(auroc(label, scores, weights), expected)
+
+
+def folded(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, scores with ties, folds by number (some of one class), and rows of weights."""
+    random = np.random.default_rng(seed)
+    n = int(random.integers(8, 60))
+    folds = random.integers(0, random.integers(1, 6), n) * 7
+    label = random.integers(0, 2, n)
+    label[:4], folds[:4] = (0, 1, 0, 1), folds[0]
+    label[folds == folds[-1]] = 0 if folds[-1] != folds[0] else label[folds == folds[-1]]
+    return label, random.random(n).round(1), folds, random.integers(1, 4, (3, n)).astype(float)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=100)
+def test_the_area_by_fold_is_that_of_scikit_learn_within_each_weighted_by_its_pairs(seed: int):
+    label, scores, folds, weights = folded(seed)
+    expected = []
+    for row in weights:
+        areas, pairs_ = [], []
+        for fold in np.unique(folds):
+            mine = folds == fold
+            if len(set(label[mine])) == 2:
+                areas.append(roc_auc_score(label[mine], scores[mine], sample_weight=row[mine]))
+                pairs_.append(row[mine & (label == 1)].sum() * row[mine & (label == 0)].sum())
+        expected.append(np.average(areas, weights=pairs_))
+    np.testing.assert_allclose(auroc(label, scores, weights, folds), expected)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=50)
+def test_the_area_by_fold_knows_no_scale_of_a_fold_s_scores(seed: int):
+    label, scores, folds, weights = folded(seed)
+    moved = scores * (1 + folds) + 100 * folds
+    found = auroc(label, scores, weights, folds)
+    np.testing.assert_allclose(auroc(label, moved, weights, folds), found)
+    np.testing.assert_allclose(
+        auroc(label, scores, weights, np.full(len(label), 3)), auroc(label, scores, weights)
+    )
+
+
+def test_folds_of_one_class_each_have_no_area():
+    label, ones = np.array([0, 0, 1, 1]), np.ones((1, 4))
+    assert np.isnan(auroc(label, np.arange(4.0), ones, label)).all()
+
+
+def test_an_evaluation_counts_pairs_within_a_fold_alone():
+    pair = many_speakers([2, 0], [1, 1])
+    folds = np.arange(20) // 10
+    scores = np.where(pair.label == 1, 0.4, 0.2) + 0.5 * folds  # right within a fold, not across
+    whole = evaluate(pair, scores, 0.5, spent("weak", 20), 100, 0)
+    within = evaluate(pair, scores, 0.5, spent("weak", 20), 100, 0, folds)
+    assert whole["auroc"]["value"] == pytest.approx(0.75)
+    assert within["auroc"] == {"value": 1.0, "interval": [1.0, 1.0]}
+    assert {name: figure for name, figure in within.items() if name != "auroc"} == {
+        name: figure for name, figure in whole.items() if name != "auroc"
+    }

@@ -1,9 +1,11 @@
 """Labelling computes once, resumes where it stopped, and names what it cannot read."""
 
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,9 @@ import pytest
 
 from whisper_router.asr.arm import Arm
 from whisper_router.asr.decoding import Attempt, Hypothesis
+from whisper_router.asr.load import cost_dims
 from whisper_router.audio import SAMPLE_RATE, audio_sha256
+from whisper_router.cost import Dims
 from whisper_router.errors import UserError
 from whisper_router.features.options import EncoderExtractor
 from whisper_router.labelling import (
@@ -19,6 +23,7 @@ from whisper_router.labelling import (
     announce_encodings,
     compute,
     encoding_bytes,
+    feature_counts,
     hypothesis_of,
     labels_table,
     plan_work,
@@ -26,7 +31,7 @@ from whisper_router.labelling import (
     transcripts_table,
     utterances,
 )
-from whisper_router.store import ContentStore
+from whisper_router.store import FREE_BYTES, ContentStore
 
 EXTRACTOR = EncoderExtractor(kind="encoder", pool=4)
 BATCH_SIZE = 2
@@ -311,6 +316,10 @@ def test_a_damaged_hypothesis_does_not_repeat_what_cannot_be_read(manifest, arms
     assert [made and made.text for made in again] == [made and made.text for made in first]
 
 
+def dims_of(arm: Arm) -> Dims:
+    return Dims(**cost_dims(arm))
+
+
 EXTRACTORS = [
     EXTRACTOR,
     EncoderExtractor(kind="encoder", pool=1, padding="keep"),
@@ -323,49 +332,98 @@ def test_the_bytes_of_encodings_are_those_that_are_written(manifest, arms, store
     arm, rows = arms["weak"], utterances(manifest)
     work = Work(arm.sha256, arm.options, False, tuple(EXTRACTORS))
     compute(arm, plan_work(rows, work, store, BATCH_SIZE), work, store, "encode")
-    layers, width = arm.model.dims.n_audio_layer + 1, arm.model.dims.n_audio_state
     for extractor in EXTRACTORS:
         paths = [work.encoding_path(store, row.sha256, extractor) for row in rows]
-        written = sum(store.read_encoding(path).nbytes for path in paths)
-        foretold = encoding_bytes(rows, arm.options, extractor, layers, width)
-        assert foretold == written
+        made = [store.read_encoding(path) for path in paths]
+        assert feature_counts(rows, arm.options, extractor) == [len(states) for states in made]
+        foretold = encoding_bytes(rows, arm.options, extractor, dims_of(arm))
+        assert foretold == sum(states.nbytes for states in made)
         assert foretold <= sum(path.stat().st_size for path in paths) <= foretold + 400 * len(rows)
 
 
+@pytest.fixture
+def empty_project(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
 def test_what_encodings_will_take_is_said_and_refused_where_it_does_not_fit(
-    manifest, arms, store, monkeypatch, capsys
+    manifest, arms, store, empty_project, monkeypatch, capsys
 ):
     arm, rows = arms["weak"], utterances(manifest)
     work = Work(arm.sha256, arm.options, False, (EXTRACTOR,))
+    announced = ({"small": EXTRACTOR}, {"weak": (dims_of(arm), work)}, rows, store)
     monkeypatch.setenv("WHISPER_ROUTER_CACHE_LIMIT", "1GB")
-    announce_encodings({"small": EXTRACTOR}, {"weak": (arm, work)}, rows, store, beside=False)
-    size = encoding_bytes(rows, arm.options, EXTRACTOR, 3, 64)
+    announce_encodings(*announced, beside=False)
+    size = encoding_bytes(rows, arm.options, EXTRACTOR, dims_of(arm))
     minute = size / (manifest["duration_s"].sum() / 60) / 1e6
-    assert f"extractor small: {minute:.2f} MB a minute of audio" in capsys.readouterr().out
+    said = f"extractor small: {minute:.2f} MB a minute of audio, {size / 1e9:.2f} GB in all\n"
+    assert capsys.readouterr().out == said
     monkeypatch.setenv("WHISPER_ROUTER_CACHE_LIMIT", str(size - 1))
-    with pytest.raises(UserError, match="extractor small takes"):
-        announce_encodings({"small": EXTRACTOR}, {"weak": (arm, work)}, rows, store, beside=False)
+    with pytest.raises(UserError, match=r"^the states of small take .* or give extractors \(small\)"):
+        announce_encodings(*announced, beside=False)
     compute(arm, plan_work(rows, work, store, BATCH_SIZE), work, store, "encode")
-    monkeypatch.setenv("WHISPER_ROUTER_CACHE_LIMIT", "1GB")
-    announce_encodings({"small": EXTRACTOR}, {"weak": (arm, work)}, rows, store, beside=False)
+    announce_encodings(*announced, beside=False)  # nothing is left to write
 
 
-def test_encodings_that_fit_one_by_one_but_not_together_are_refused(manifest, arms, store, monkeypatch):
+def test_what_featurize_writes_once_more_counts_where_it_is_written(
+    manifest, arms, store, empty_project, monkeypatch
+):
+    arm, rows = arms["weak"], utterances(manifest)
+    work = Work(arm.sha256, arm.options, False, (EXTRACTOR,))
+    announced = ({"small": EXTRACTOR}, {"weak": (dims_of(arm), work)}, rows, store)
+    size = encoding_bytes(rows, arm.options, EXTRACTOR, dims_of(arm))
+    compute(arm, plan_work(rows, work, store, BATCH_SIZE), work, store, "encode")
+    for spare, fits in ((size, True), (size - 1, False)):
+        monkeypatch.setattr(
+            "shutil.disk_usage", lambda _, free=spare: SimpleNamespace(free=FREE_BYTES + free)
+        )
+        announce_encodings(*announced, beside=False)
+        with nullcontext() if fits else pytest.raises(UserError, match="to spare"):
+            announce_encodings(*announced, beside=True)
+
+
+def test_encodings_that_fit_one_by_one_but_not_together_are_refused(
+    manifest, arms, store, empty_project, monkeypatch
+):
     arm, rows = arms["weak"], utterances(manifest)
     encoders = {f"e{i}": extractor for i, extractor in enumerate(EXTRACTORS[1:3])}
     work = Work(arm.sha256, arm.options, False, tuple(encoders.values()))
-    sizes = [encoding_bytes(rows, arm.options, extractor, 3, 64) for extractor in encoders.values()]
+    sizes = [encoding_bytes(rows, arm.options, extractor, dims_of(arm)) for extractor in encoders.values()]
+    announced = (encoders, {"weak": (dims_of(arm), work)}, rows, store)
     monkeypatch.setenv("WHISPER_ROUTER_CACHE_LIMIT", str(sum(sizes)))
-    announce_encodings(encoders, {"weak": (arm, work)}, rows, store, beside=False)
+    announce_encodings(*announced, beside=False)
     monkeypatch.setenv("WHISPER_ROUTER_CACHE_LIMIT", str(sum(sizes) - 1))
-    with pytest.raises(UserError, match="takes"):
-        announce_encodings(encoders, {"weak": (arm, work)}, rows, store, beside=False)
+    with pytest.raises(UserError, match="the states of e0, e1 take"):
+        announce_encodings(*announced, beside=False)
 
 
-def test_a_hypothesis_that_no_round_could_make_is_a_row_with_the_reason(manifest, works):
-    hypotheses = {name: [None] * len(manifest) for name in works}
-    transcripts = transcripts_table(manifest, hypotheses, {"clip-0": "a reason"})
-    reasons = transcripts[transcripts["arm"] == "weak"].set_index("id")["error"]
-    assert reasons["clip-0"] == "a reason"
-    assert reasons["clip-1"] == "no hypothesis in the store"
-    assert len(labels_table(manifest, transcripts)) == 0
+def test_a_hypothesis_that_no_round_could_make_is_a_row_whose_reason_names_the_store(
+    manifest, arms, works, default_store, monkeypatch
+):
+    """A disk that spoils one entry each time it is written."""
+    rows, work = utterances(manifest), works["weak"]
+    Path(manifest["audio"][0]).unlink()
+    bad = work.hypothesis_path(default_store, rows[1].sha256)
+
+    def spoil(arm, batches, work, store, title):
+        errors = compute(arm, batches, work, store, title)
+        bad.write_text("{")
+        return errors
+
+    found, errors = transcribe_all(arms["weak"], work, rows, BATCH_SIZE, "weak", spoil)
+    assert [made is None for made in found] == [row.id in ("clip-0", "clip-1") for row in rows]
+    assert errors == {
+        "clip-0": f"{manifest['audio'][0]}: no such file",
+        "clip-1": f"the content store {default_store.root} lost its hypothesis 3 times; check the disk",
+    }
+    transcripts = transcripts_table(manifest, {"weak": found}, errors)
+    bad_rows = transcripts[transcripts["error"].notna()]
+    assert dict(zip(bad_rows["id"], bad_rows["error"], strict=True)) == errors
+    again, errors = transcribe_all(arms["weak"], work, rows, BATCH_SIZE, "weak")
+    assert set(errors) == {"clip-0"}
+    assert again[1] is not None
+
+
+def test_a_row_that_is_lost_without_a_reason_is_a_fault_of_the_caller(manifest):
+    with pytest.raises(KeyError, match="clip-1"):
+        transcripts_table(manifest.iloc[:2], {"weak": [None, None]}, {"clip-0": "a reason"})

@@ -347,6 +347,13 @@ def test_all_presets_merge_one_after_the_other_and_again(committed):
     assert set(PRESETS) < set(load_params(committed).deciders)
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_both_arms_of_a_preset_encode_30_s(preset, committed):
+    edit_params(preset, [], committed)
+    arms = load_params(committed).arms
+    assert arms.weak.decode.floor_frames == arms.strong.decode.floor_frames == 1500
+
+
 def test_the_preset_of_the_paper_has_the_paper_s_values(committed):
     edit_params("paper", [], committed)
     params = load_params(committed)
@@ -361,7 +368,6 @@ def test_the_preset_of_the_paper_has_the_paper_s_values(committed):
     assert all(params.policies[name].decider == "paper" for name in thresholds)
     states = params.extractors[paper.extractor]
     assert (states.arm, states.pool, states.padding, states.is_stored) == ("strong", 1, "keep", False)
-    assert params.arms.weak.decode.floor_frames == params.arms.strong.decode.floor_frames == 1500
 
 
 def test_the_preset_of_the_paper_s_code_differs_by_the_values_that_were_released(committed):

@@ -4,8 +4,9 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -111,9 +112,16 @@ def write_states(store: ContentStore, name: str = "a", frames: int = 3) -> Path:
     return path
 
 
+def write_training(store: ContentStore, name: str = "a") -> Path:
+    path = store.training_path(f"{name}-key")
+    store.write_training(path, bytes(range(200)))
+    return path
+
+
 KINDS: dict[str, tuple[Callable[..., Path], Callable[[Path], object]]] = {
     "hypothesis": (write_text, ContentStore.read_hypothesis),
     "encoding": (write_states, ContentStore.read_encoding),
+    "training": (write_training, ContentStore.read_training),
 }
 
 
@@ -171,6 +179,27 @@ def test_an_entry_that_was_cut_short_is_deleted(kind, store, capsys):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_damage_is_named_once_and_the_entry_can_be_written_again(kind, store, capsys):
+    write, read = KINDS[kind]
+    path = write(store)
+    before, whole = read(path), path.read_bytes()
+    path.write_bytes(whole[:-1] + b"\x07")
+    assert (read(path), read(path)) == (None, None)
+    assert capsys.readouterr().err == f"content store: {path} was damaged; it is deleted and made anew\n"
+    assert write(store) == path
+    assert equal(read(path), before)
+
+
+def test_the_state_of_a_training_comes_back_as_it_was(store):
+    path = store.training_path("abc")
+    assert store.read_training(path) is None
+    for state in (b"", b"one", bytes(1000)):
+        store.write_training(path, state)
+        assert store.read_training(path) == state
+    assert files(store) == ["abc.pt"]
+
+
+@pytest.mark.parametrize("kind", ["hypothesis", "encoding"])
 def test_an_entry_without_a_checksum_is_none(kind, store):
     write, read = KINDS[kind]
     path = write(store)
@@ -277,7 +306,11 @@ def test_a_store_that_is_not_there_has_no_entries(store):
 
 
 def test_entries_say_their_kind_and_size(store):
-    paths = {"decodes": write_text(store), "encodings": write_states(store)}
+    paths = {
+        "decodes": write_text(store),
+        "encodings": write_states(store),
+        "trainings": write_training(store),
+    }
     assert {entry.kind: (entry.path, entry.size) for entry in store.entries()} == {
         kind: (path, path.stat().st_size) for kind, path in paths.items()
     }
@@ -304,50 +337,138 @@ def test_any_text_is_a_size_or_is_refused(text):
         assert parse_bytes(text, "here") >= 0
 
 
+STATES = ["paper", "compact"]
+REMEDY = "or give extractors (paper, compact) a larger pool or stored: false in params.yaml"
+
+
 @pytest.fixture
-def disk(monkeypatch) -> SimpleNamespace:
-    """A disk with that many bytes free."""
+def disk(monkeypatch, tmp_path) -> SimpleNamespace:
+    """An empty project on a disk with that many bytes free."""
     made = SimpleNamespace(free=100 * 10**9 + FREE_BYTES)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: made)
     monkeypatch.delenv("WHISPER_ROUTER_CACHE_LIMIT", raising=False)
     return made
 
 
+def refusal(store: ContentStore, needed: int, beside: int) -> str:
+    with pytest.raises(UserError) as caught:
+        store.require_space(needed, beside, STATES)
+    return str(caught.value)
+
+
 def test_what_the_limit_cannot_hold_is_refused_with_the_figures(store, disk, monkeypatch):
     size = write_states(store, frames=1000).stat().st_size
     monkeypatch.setenv("WHISPER_ROUTER_CACHE_LIMIT", str(10**9 + size))
-    store.require_space(10**9, 0, "extractor paper")
-    with pytest.raises(UserError) as caught:
-        store.require_space(3 * 10**9, 0, "extractor paper")
-    message = str(caught.value)
-    assert message.startswith(f"extractor paper takes 3.00 GB in {store.root}, whose limit leaves 1.00 GB")
-    assert "WHISPER_ROUTER_CACHE_LIMIT" in message
-    assert "whisper-router cache gc" in message
-    monkeypatch.setenv("WHISPER_ROUTER_CACHE_LIMIT", "1")
-    with pytest.raises(UserError, match=r"leaves 0\.00 GB"):
-        store.require_space(1, 0, "extractor paper")
-
-
-def test_what_the_disk_cannot_hold_is_refused_with_the_figures(store, disk):
-    disk.free = 5 * 10**9 + FREE_BYTES
-    store.require_space(2 * 10**9, 3 * 10**9, "extractor paper")
-    with pytest.raises(UserError) as caught:
-        store.require_space(2 * 10**9, 3 * 10**9 + 1, "extractor paper")
-    message = str(caught.value)
-    assert message.startswith(
-        f"extractor paper takes 5.00 GB, and the disk of {store.root} has 5.00 GB to spare"
+    store.require_space(10**9, 0, STATES)
+    assert refusal(store, 3 * 10**9, 0) == (
+        f"the states of paper, compact take 3.00 GB in {store.root}, which holds 0.00 of at most 1.00 GB: "
+        f"raise WHISPER_ROUTER_CACHE_LIMIT; {REMEDY}"
     )
-    assert "WHISPER_ROUTER_CACHE " in message
+    monkeypatch.setenv("WHISPER_ROUTER_CACHE_LIMIT", "1")
+    assert "0.00 of at most 0.00 GB: raise WHISPER_ROUTER_CACHE_LIMIT; or" in refusal(store, 1, 0)
+
+
+def test_the_collection_that_a_refusal_proposes_makes_room(store, disk, monkeypatch):
+    for name in "abcd":
+        write_states(store, name, frames=40_000)  # 0.64 MB each
+    monkeypatch.setenv("WHISPER_ROUTER_CACHE_LIMIT", "3MB")
+    message = refusal(store, 1_500_000, 0)
+    assert "raise WHISPER_ROUTER_CACHE_LIMIT, or run `whisper-router cache gc --limit 1MB`; or" in message
+    store.collect(parse_bytes("1MB", "here"))
+    store.require_space(1_500_000, 0, STATES)
+
+
+@settings(max_examples=60, deadline=None, database=None)
+@given(
+    sizes=st.lists(st.integers(1, 5_000_000), max_size=6),
+    needed=st.integers(1, 20_000_000),
+    limit=st.integers(1, 20_000_000),
+)
+def test_any_collection_that_is_proposed_makes_room(sizes, needed, limit, tmp_path_factory):
+    store = ContentStore(tmp_path_factory.mktemp("store"))
+    for i, size in enumerate(sizes):
+        store.write_training(store.training_path(f"{i:02d}"), b"")
+        os.truncate(store.training_path(f"{i:02d}"), size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(store.root)
+        patch.setenv("WHISPER_ROUTER_CACHE_LIMIT", str(limit))
+        if needed <= limit - sum(sizes):
+            store.require_space(needed, 0, STATES)
+            return
+        message = refusal(store, needed, 0)
+        if needed > limit:
+            assert "cache gc" not in message
+        if "cache gc" in message:
+            store.collect(parse_bytes(message.split("--limit ")[1].split("`")[0], "here"))
+            store.require_space(needed, 0, STATES)
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["a store", "no store yet"])
+def test_what_the_disk_cannot_hold_is_refused_with_the_figures(begun, store, disk):
+    for folder in (store.root, Path("data")):
+        if begun:
+            folder.mkdir()
+    disk.free = 5 * 10**9 + FREE_BYTES
+    store.require_space(2 * 10**9, 3 * 10**9, STATES)
+    if not begun:
+        store.root.rmdir()
+        Path("data").rmdir()
+    assert refusal(store, 2 * 10**9, 3 * 10**9 + 1) == (
+        f"the states of paper, compact take 5.00 GB, and the disk of {store.root} has 5.00 GB to spare: "
+        f"make room, or set WHISPER_ROUTER_CACHE to a folder on another disk; {REMEDY}"
+    )
     disk.free = FREE_BYTES // 2
-    with pytest.raises(UserError, match=r"has 0\.00 GB to spare"):
-        store.require_space(1, 0, "extractor paper")
+    assert "has 0.00 GB to spare" in refusal(store, 1, 0)
+
+
+@pytest.fixture
+def apart(tmp_path, monkeypatch) -> Iterator[tuple[ContentStore, SimpleNamespace]]:
+    """A content store on another disk than ``data/``, and what both have to spare."""
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        if Path(folder).stat().st_dev == tmp_path.stat().st_dev:
+            pytest.skip("there is one disk only")
+        spare = SimpleNamespace(store=10**9, data=10**9)
+
+        def usage(path: Path) -> SimpleNamespace:
+            near = Path(path).stat().st_dev == tmp_path.stat().st_dev
+            return SimpleNamespace(free=FREE_BYTES + (spare.data if near else spare.store))
+
+        monkeypatch.setattr("shutil.disk_usage", usage)
+        yield ContentStore(Path(folder)), spare
+
+
+def test_each_disk_holds_its_own(apart):
+    store, _ = apart
+    store.require_space(10**9, 10**9, STATES)
+    message = refusal(store, 10**9 + 1, 10**9)
+    assert f"take 1.00 GB, and the disk of {store.root} has 1.00 GB to spare" in message
+    message = refusal(store, 10**9, 2 * 10**9)
+    assert "take 2.00 GB, and the disk of data has 1.00 GB to spare" in message
+
+
+def test_a_disk_that_nothing_is_written_to_may_be_full(apart):
+    store, spare = apart
+    spare.store = -1
+    store.require_space(0, 10**9, STATES)
+    spare.store, spare.data = 10**9, -1
+    store.require_space(10**9, 0, STATES)
 
 
 def test_what_is_made_already_needs_no_room_in_the_store(store, disk, monkeypatch):
     write_states(store)
     for limit in ("10000", "1"):
         monkeypatch.setenv("WHISPER_ROUTER_CACHE_LIMIT", limit)
-        store.require_space(0, 10**9, "extractor paper")
+        store.require_space(0, 10**9, STATES)
+
+
+def test_nothing_to_write_is_never_refused(store, disk, monkeypatch):
+    write_states(store)
+    disk.free = 0
+    monkeypatch.setenv("WHISPER_ROUTER_CACHE_LIMIT", "1")
+    store.require_space(0, 0, STATES)
 
 
 def test_a_hypothesis_with_other_words_has_another_checksum(store):

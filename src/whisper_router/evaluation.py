@@ -260,7 +260,7 @@ def evaluate(
         span = f"{interval[0]:.4f} to {interval[1]:.4f}"
         reason = f"the interval of WER_weak - WER_strong, {span}, {holds}"
         result["gap_recovered"] = {"value": None, "reason": reason}
-    reasons = {"gap_recovered": "both arms have the same WER", "auroc": "the split holds one class only"}
+    reasons = {"gap_recovered": "both arms have the same WER", "auroc": "no split or fold holds both classes"}
     for name, reason in reasons.items():
         if result[name]["value"] is None:
             result[name] = {"value": None, "reason": result[name].get("reason", reason)}

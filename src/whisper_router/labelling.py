@@ -203,7 +203,7 @@ def announce_encodings(
     UserError
         The disk or the store's limit cannot hold them.
     """
-    minutes = sum(row.duration_s for row in rows) / 60
+    minutes = max(sum(row.duration_s for row in rows), 1) / 60
     needed = total = 0
     for name, extractor in extractors.items():
         dims, work = arms[extractor.arm]

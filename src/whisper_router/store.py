@@ -73,12 +73,6 @@ def _damaged(path: Path) -> None:
     print(f"content store: {path} was damaged; it is deleted and made anew", file=sys.stderr)
 
 
-def _free(folder: Path) -> int:
-    """Bytes that may be written to the disk of a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return shutil.disk_usage(folder).free - FREE_BYTES
-
-
 def _touch(path: Path) -> None:
     """Note that an entry was used; another process may have deleted it."""
     with suppress(FileNotFoundError):
@@ -241,24 +235,27 @@ class ContentStore:
         UserError
             They do not fit; the message has the figures.
         """
-        if not needed and not beside:
-            return
         names = ", ".join(extractors)
         remedy = f"or give extractors ({names}) a larger pool or stored: false in params.yaml"
-        limit, size = self.limit(), sum(entry.size for entry in self.entries())
+        limit = self.limit()
+        size = sum(entry.size for entry in self.entries() if entry.kind != "leftover")
         if needed and needed > limit - size:
-            rest = limit - needed
-            collect = f", or run `whisper-router cache gc --limit {rest // 10**6}MB`" if rest > 0 else ""
+            rest = (limit - needed) // 10**6
+            collect = f", or run `whisper-router cache gc --limit {rest}MB`" if rest > 0 else ""
             raise UserError(
                 f"the states of {names} take {needed / 1e9:.2f} GB in {self.root}, which holds "
                 f"{size / 1e9:.2f} of at most {limit / 1e9:.2f} GB: raise {LIMIT}{collect}; {remedy}"
             )
-        shared = self.root.exists() and DATA.exists() and self.root.stat().st_dev == DATA.stat().st_dev
-        for folder, size in ((self.root, needed), (DATA, beside)):
-            wanted = needed + beside if shared else size
-            if wanted > _free(folder):
+        writes = {folder: count for folder, count in ((self.root, needed), (DATA, beside)) if count}
+        for folder in writes:
+            folder.mkdir(parents=True, exist_ok=True)
+        for folder in writes:
+            disk = folder.stat().st_dev
+            wanted = sum(count for other, count in writes.items() if other.stat().st_dev == disk)
+            free = shutil.disk_usage(folder).free - FREE_BYTES
+            if wanted > free:
+                move = f", or set {FOLDER} to a folder on another disk" if folder == self.root else ""
                 raise UserError(
                     f"the states of {names} take {wanted / 1e9:.2f} GB, and the disk of {folder} has "
-                    f"{max(_free(folder), 0) / 1e9:.2f} GB to spare: make room, or set {FOLDER} to a folder "
-                    f"on another disk; {remedy}"
+                    f"{max(free, 0) / 1e9:.2f} GB to spare: make room{move}; {remedy}"
                 )

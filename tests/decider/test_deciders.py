@@ -1,7 +1,7 @@
 """Every decider learns what can be learnt, is the same after a reload, and judges each utterance alone."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 from sklearn.metrics import log_loss, roc_auc_score
 
-from whisper_router.decider.curve import best_point, draw_curve
+from whisper_router.decider.curve import draw_curve
 from whisper_router.decider.options import DeciderOptions, LogisticOptions, MlpOptions, ResnetOptions
 from whisper_router.decider.registry import (
     DESCRIPTION,
@@ -17,11 +17,12 @@ from whisper_router.decider.registry import (
     WEIGHTS,
     Decider,
     decider_sha256,
+    fit_decider,
     load_decider,
     save_decider,
 )
 from whisper_router.decider.scores import score_all
-from whisper_router.decider.training import Examples
+from whisper_router.decider.training import Examples, best_point
 from whisper_router.errors import UserError
 from whisper_router.files import read_json
 
@@ -84,7 +85,7 @@ def data(written) -> dict[str, Examples]:
 @pytest.fixture(scope="module", params=list(OPTIONS))
 def trained(request: pytest.FixtureRequest, data: dict[str, Examples]) -> Trained:
     options = OPTIONS[request.param]
-    return Trained(options, *KINDS[options.kind].fit(options, data["train"], data["dev"], "toy"))
+    return Trained(options, *fit_decider(options, data["train"], data["dev"], "toy"))
 
 
 def saved(trained: Trained, folder: Path) -> Path:
@@ -162,9 +163,9 @@ def test_another_seed_gives_other_weights(kind, data, tmp_path):
 def test_the_first_best_point_of_the_curve_is_kept(trained, data):
     dev = data["dev"]
     scores = trained.decider.score(dev.reader.batch(dev.ids))
-    kept = best_point(trained.curve, trained.options.keep)
-    best = min(point[f"dev_{trained.options.keep}"] for point in trained.curve)
-    assert kept is next(point for point in trained.curve if point[f"dev_{trained.options.keep}"] == best)
+    figures = [point[f"dev_{trained.options.monitor}"] for point in trained.curve]
+    kept = trained.curve[best_point(trained.curve, trained.options.monitor)]
+    assert kept is trained.curve[figures.index(min(figures))]
     assert log_loss(dev.labels, scores) == pytest.approx(kept["dev_loss"], abs=1e-5)
     if "dev_error" in kept:
         assert ((scores > 0.5) != dev.labels).mean() == pytest.approx(kept["dev_error"], abs=1e-6)
@@ -174,7 +175,7 @@ def test_the_first_best_point_of_the_curve_is_kept(trained, data):
     "options",
     [
         OPTIONS["mlp"].model_copy(update={"learning_rate": 0.05, "dropout": 0.0, "epochs": 25}),
-        OPTIONS["resnet"].model_copy(update={"learning_rate": 0.03, "epochs": 25, "keep": "loss"}),
+        OPTIONS["resnet"].model_copy(update={"learning_rate": 0.03, "epochs": 25, "monitor": "loss"}),
         OPTIONS["logistic"].model_copy(update={"c": (0.001, 0.01, 0.1, 10.0)}),
     ],
     ids=["mlp", "resnet", "logistic"],
@@ -200,7 +201,7 @@ def test_the_curve_says_what_was_tried(trained):
 
 def test_the_curve_is_drawn_alike_each_time(trained, tmp_path):
     for name in ("a.png", "b.png"):
-        draw_curve(tmp_path / name, "A decider", trained.curve, trained.options.keep)
+        draw_curve(tmp_path / name, "A decider", trained.curve, trained.options.monitor)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
@@ -265,3 +266,34 @@ def test_features_that_are_not_finite_are_refused(kind, written):
     broken = written(([np.full_like(feature, np.nan) for feature in features], labels))
     with pytest.raises((UserError, ValueError)):
         KINDS[kind].fit(OPTIONS[kind].model_copy(update={"epochs": 1}), broken, broken, "broken")
+
+
+@pytest.mark.parametrize("kind", list(OPTIONS))
+@pytest.mark.parametrize("empty", ["train", "dev"])
+def test_an_empty_split_is_refused_by_name(kind, empty, data):
+    parts = {**data, empty: replace(data[empty], ids=[], labels=data[empty].labels[:0])}
+    with pytest.raises(UserError, match=f"^train: name: the {empty} split has no utterance"):
+        fit_decider(OPTIONS[kind], parts["train"], parts["dev"], "train: name")
+
+
+@pytest.mark.parametrize("kind", list(OPTIONS))
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_train_split_of_one_class_is_refused_by_name(kind, label, data):
+    train = replace(data["train"], labels=np.full(160, label))
+    with pytest.raises(UserError, match=r"^train: name: the train split holds one class only \(160 utt"):
+        fit_decider(OPTIONS[kind], train, data["dev"], "train: name")
+
+
+@pytest.mark.parametrize("kind", list(OPTIONS))
+def test_a_dev_split_of_one_class_is_enough(kind, data):
+    options = OPTIONS[kind].model_copy(update={"epochs": 1})
+    dev = replace(data["dev"], labels=np.zeros(60, int))
+    _, curve = fit_decider(options, data["train"], dev, "toy")
+    assert np.isfinite([point["dev_loss"] for point in curve]).all()
+
+
+@pytest.mark.parametrize("figure", ["loss", "error"])
+def test_the_best_point_is_the_first_with_the_least_figure(figure):
+    curve = [{f"dev_{figure}": value, "dev_other": -i} for i, value in enumerate([0.5, 0.2, 0.3, 0.2])]
+    assert best_point(curve, figure) == 1
+    assert best_point(curve[:1], figure) == 0

@@ -55,10 +55,11 @@ class LiveReader(FeatureIndex):
         with ThreadPoolExecutor(WORKERS) as pool:
             if not self._options.is_stored:
                 return self._encode(utterances, pool)
-            found = dict(zip(utterances, pool.map(self._stored, utterances), strict=True))
-            lost = [id_ for id_, states in found.items() if states is None]
+            read = zip(utterances, pool.map(self._stored, utterances), strict=True)
+            found = {id_: states for id_, states in read if states is not None}
+            lost = [id_ for id_ in dict.fromkeys(utterances) if id_ not in found]
             made = dict(zip(lost, self._encode(lost, pool), strict=True))
-            return [made[id_] if states is None else states for id_, states in found.items()]
+            return [made[id_] if id_ in made else found[id_] for id_ in utterances]
 
     def _stored(self, utterance: str) -> np.ndarray | None:
         path = self._work.encoding_path(self._store, self._rows[utterance].sha256, self._options)
