@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from whisper_router.features.reader import open_features
 
 from whisper_router.asr.reference import ArmReference
 from whisper_router.audio import SAMPLE_RATE, audio_sha256
@@ -13,7 +14,6 @@ from whisper_router.errors import UserError
 from whisper_router.features.extractors import extractor_identity, feature_frames
 from whisper_router.features.live import LiveReader
 from whisper_router.features.options import ConfidenceExtractor, EncoderExtractor
-from whisper_router.features.reader import open_features
 from whisper_router.features.store import FeatureReader, write_features, write_frames
 from whisper_router.files import write_json, write_parquet
 from whisper_router.labelling import Work, compute, plan_work, utterances
