@@ -27,6 +27,10 @@ app = typer.Typer(
 cache = typer.Typer(no_args_is_help=True, help="The content store: what it holds, how to shrink it.")
 app.add_typer(cache, name="cache")
 
+Assignments = Annotated[
+    list[str],
+    typer.Option("--set", "-S", help="key.path=value written into params.yaml first; may be repeated."),
+]
 Files = Annotated[
     list[Path], typer.Argument(help="Audio files: wav, flac, mp3, ogg, m4a, webm.", show_default=False)
 ]
@@ -59,10 +63,7 @@ def _friendly(command: Callable[..., None]) -> Callable[..., None]:
 @app.command()
 @_friendly
 def run(
-    assignments: Annotated[
-        list[str],
-        typer.Option("--set", "-S", help="key.path=value written into params.yaml first; may be repeated."),
-    ] = [],  # noqa: B006
+    assignments: Assignments = [],  # noqa: B006
     preset: Annotated[
         str | None,
         typer.Option(help="Write a preset into params.yaml first: paper, paper-code or paper-compact."),
@@ -91,6 +92,35 @@ def run(
     run_dag()
     show_summary(Console())
     print("\nNext: whisper-router register --champion")
+
+
+@app.command()
+@_friendly
+def ingest(assignments: Assignments = []) -> None:  # noqa: B006
+    """Read the corpora of params.yaml into the manifest, and check it. `run` goes on from there.
+
+    \b
+    -S ingest.root=/data -S 'ingest.corpora=[...]', with an entry a corpus:
+    {name: a, kind: librispeech, path: LibriSpeech}    folder, part or .tar.gz
+    {name: b, kind: commonvoice, path: cv-corpus-7.0/en}   its tsv files, clips
+    {name: c, kind: nemo, path: manifest.json}
+    {name: d, kind: audiofolder, path: folder}          metadata.csv or .jsonl
+    {name: e, kind: kaldi, path: data/train}
+    {name: f, kind: lhotse, path: cuts.jsonl.gz}
+    {name: f, kind: lhotse, path: supervisions.jsonl, recordings: recs.jsonl}
+    {name: g, kind: table, path: calls.csv}   .tsv, .jsonl, .parquet: audio, text
+    {name: g, kind: table, path: calls.csv, columns: {audio: file, text: said}}
+
+    \b
+    path is below ingest.root. Any entry may have utterances: 500 (a sample),
+    min_words: 3 and max_train_duration_s: 10.
+    """
+    from whisper_router.params import edit_params
+    from whisper_router.run import run as run_dag
+
+    if assignments:
+        edit_params(None, assignments)
+    run_dag("check")
 
 
 @app.command()

@@ -99,8 +99,8 @@ def prefect_server() -> Iterator[str]:
             signal.signal(number, handler)
 
 
-def run() -> None:
-    """Run what is not up to date of the DAG.
+def run(*stages: str) -> None:
+    """Run what is not up to date of the DAG, or of some stages and all before them.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def run() -> None:
     """
     environment.prepare()
     with prefect_server() as url:
-        command = [_script("dvc"), "repro"]
+        command = [_script("dvc"), "repro", *stages]
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         code = subprocess.Popen(
             command, env={**os.environ, **environment.KEEP_BLOCKS, "PREFECT_API_URL": url, "PATH": path}

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whisper_router.corpus.tables import read_table, table_rows
+from whisper_router.corpus.formats import FORMATS
+from whisper_router.corpus.options import Corpus
+from whisper_router.corpus.tables import manifest_rows, read_table
 from whisper_router.errors import UserError
 
 ROWS: list[dict[str, Any]] = [
@@ -17,6 +19,11 @@ ROWS: list[dict[str, Any]] = [
     {"id": "b", "audio": "deep/b.flac", "text": "null", "offset_s": "1.5", "duration_s": "2"},
     {"id": "c", "audio": "c.mp3", "text": "", "language": "de", "corpus": "other"},
 ]
+
+
+def table_rows(path: Path, name: str, sample: int | None, seed: int) -> list[dict[str, Any]]:
+    corpus = Corpus(name=name, kind="table", path=path.name)
+    return manifest_rows(FORMATS["table"](path, corpus, path.parent), name, sample, seed)
 
 
 def write(folder: Path, suffix: str, rows: list[dict[str, Any]]) -> Path:

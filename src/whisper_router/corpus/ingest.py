@@ -4,20 +4,20 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
 
 from whisper_router.audio import SAMPLE_RATE, AudioError, audio_sha256, load_audio, source_rate
 from whisper_router.corpus.demo import make_demo
+from whisper_router.corpus.formats import FORMATS
 from whisper_router.corpus.options import Corpus, IngestOptions
 from whisper_router.corpus.splits import assign_splits, drop_shared_texts
-from whisper_router.corpus.tables import table_rows
+from whisper_router.corpus.tables import Row, manifest_rows
 from whisper_router.errors import UserError
 from whisper_router.files import write_text
 from whisper_router.hashing import canonical_json
-from whisper_router.scoring import has_words
+from whisper_router.scoring import normalise
 
 COLUMNS = (
     "id",
@@ -45,10 +45,11 @@ class Rejected:
     reason: str
 
 
-def _rows(corpus: Corpus, root: Path, audio_dir: Path) -> list[dict[str, Any]]:
+def _rows(corpus: Corpus, root: Path, audio_dir: Path) -> list[Row]:
     path = root / corpus.path
-    if corpus.kind == "table":
-        return table_rows(path, corpus.name, corpus.utterances, corpus.seed)
+    if corpus.kind != "demo":
+        rows = FORMATS[corpus.kind](path, corpus, audio_dir / corpus.name)
+        return manifest_rows(rows, corpus.name, corpus.utterances, corpus.seed)
     spoken = make_demo(path, audio_dir / corpus.name, corpus.utterances or 1_000_000, corpus.seed)
     return [
         {
@@ -62,10 +63,13 @@ def _rows(corpus: Corpus, root: Path, audio_dir: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _probe(row: dict[str, Any], options: IngestOptions) -> dict[str, Any] | str:
+def _probe(row: Row, corpus: Corpus, options: IngestOptions) -> Row | str:
     """The row with what its audio says, or the reason to reject it."""
-    if not has_words(row["text"]):
+    words = len(normalise(row["text"]).split())
+    if not words:
         return f"text {row['text']!r} is empty after normalisation"
+    if words < corpus.fewest_words:
+        return f"text {row['text']!r} has fewer than min_words: {corpus.fewest_words}"
     if not row["audio"]:
         return "names no audio"
     try:
@@ -89,6 +93,9 @@ def _probe(row: dict[str, Any], options: IngestOptions) -> dict[str, Any] | str:
     if not options.min_duration_s <= duration <= options.max_duration_s:
         bounds = f"{options.min_duration_s:g} to {options.max_duration_s:g} s"
         return f"duration {duration:.2f} s is outside ingest's bounds of {bounds}"
+    longest = corpus.max_train_duration_s
+    if longest and row["split"] == "train" and duration > longest:
+        return f"duration {duration:.2f} s is over max_train_duration_s: {longest:g}"
     return {
         **row,
         "offset_s": offset,
@@ -120,11 +127,15 @@ def read_corpora(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame,
     """
     write_text(audio_dir / "README", "Speech that ingest made; the audio of tables stays where it is.\n")
     rejected: list[Rejected] = []
-    rows = [row for corpus in options.corpora for row in _rows(corpus, Path(options.root), audio_dir)]
-    kept: dict[str, dict[str, Any]] = {}
+    rows = [
+        (corpus, row) for corpus in options.corpora for row in _rows(corpus, Path(options.root), audio_dir)
+    ]
+    kept: dict[str, Row] = {}
     with ThreadPoolExecutor() as pool:
-        probes = pool.map(lambda row: _probe(row, options), rows)
-        for row, probe in zip(rows, tqdm(probes, "ingest: decode", total=len(rows), unit="utt"), strict=True):
+        probes = pool.map(lambda pair: _probe(pair[1], pair[0], options), rows)
+        for (_, row), probe in zip(
+            rows, tqdm(probes, "ingest: decode", total=len(rows), unit="utt"), strict=True
+        ):
             if isinstance(probe, str):
                 rejected.append(Rejected(row["corpus"], row["id"], row["audio"], probe))
             elif row["id"] in kept:

@@ -6,19 +6,40 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from whisper_router.audio import WINDOW_S
 
+COLUMNS = ("id", "audio", "text", "speaker", "split", "offset_s", "duration_s", "language")
 SPLITS = ("train", "dev", "calibration", "test")
 
 
 class Corpus(BaseModel):
-    """One corpus: the demo's sentences, or a table of audio files and transcripts."""
+    """One corpus: the demo's sentences, or audio files with transcripts in one of the usual layouts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
-    kind: Literal["demo", "table"]
-    path: str = Field(description="sentences or table, below ingest.root")
+    kind: Literal["demo", "table", "nemo", "audiofolder", "librispeech", "commonvoice", "kaldi", "lhotse"]
+    path: str = Field(description="file or folder, below ingest.root")
+    columns: dict[str, str] = Field({}, description="table: what audio, text, speaker, ... are called there")
+    recordings: str | None = Field(None, description="lhotse: recordings beside the supervisions in path")
+    min_words: int | None = Field(None, ge=1, description="of a text; commonvoice: 3, else 1")
+    max_train_duration_s: float | None = Field(None, gt=0, description="longer clips of train are left out")
     utterances: int | None = Field(None, ge=1, description="take a sample of this size; all if absent")
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> "Corpus":
+        if self.columns and self.kind != "table":
+            raise ValueError(f"corpus {self.name}: columns belong to kind table, not {self.kind}")
+        if self.recordings and self.kind != "lhotse":
+            raise ValueError(f"corpus {self.name}: recordings belong to kind lhotse, not {self.kind}")
+        unknown = sorted(set(self.columns) - set(COLUMNS))
+        if unknown:
+            raise ValueError(f"corpus {self.name}: columns: {unknown[0]!r} is none of {', '.join(COLUMNS)}")
+        return self
+
+    @property
+    def fewest_words(self) -> int:
+        """Words that a text must have. The paper drops texts under three words of Common Voice."""
+        return self.min_words or (3 if self.kind == "commonvoice" else 1)
 
 
 class Splits(BaseModel):

@@ -1,7 +1,9 @@
-"""Tables of utterances: JSONL, CSV, TSV or Parquet with the columns audio and text."""
+"""Tables of utterances: JSONL, CSV, TSV or Parquet; and rows of any corpus as the manifest wants them."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -21,48 +23,91 @@ KNOWN = (
     "language",
     "tags",
     "corpus",
+    "named",  # the audio as the table names it
 )
 
 
-def read_table(path: Path) -> list[dict[str, Any]]:
+Row = dict[str, Any]
+NO_COLUMNS: Mapping[str, str] = MappingProxyType({})
+
+
+def read_table(path: Path, columns: Mapping[str, str] = NO_COLUMNS, form: str | None = None) -> list[Row]:
     """Rows of a table; absent values are left out of a row.
+
+    Parameters
+    ----------
+    columns : mapping
+        What our columns are called there, where that is another name.
+    form : str, optional
+        ``jsonl``, ``csv``, ``tsv`` or ``parquet``; else as the file's name ends.
 
     Raises
     ------
     UserError
-        No such file, another format, a broken line, no column ``audio`` or ``text``; it is named.
+        No such file, another format, a broken line, no column with audio or text; it is named.
     """
+    form = form or path.suffix.removeprefix(".")
+    text = columns.get("text", "text")
     if not path.is_file():
         raise UserError(f"{path}: no such table; set ingest.root and the corpus's path in params.yaml")
     try:
-        rows = _read(path)
+        rows = _read(path, form, text)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 ({error})") from error
     present = {key for row in rows for key in row}
-    for column in ("audio", "text"):
+    for column in (columns.get("audio", "audio"), text):
         if column not in present:
-            raise UserError(f"{path}: has no column {column!r}, only {sorted(present)}")
+            raise UserError(
+                f"{path}: has no column {column!r}, only {sorted(present)}; see columns in params.yaml"
+            )
     return rows
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    if path.suffix == ".jsonl":
-        rows = _read_jsonl(path)
-    elif path.suffix in (".csv", ".tsv"):
-        separator = "\t" if path.suffix == ".tsv" else ","
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file that are not blank.
+
+    Raises
+    ------
+    UserError
+        No such file, or not UTF-8.
+    """
+    try:
+        return [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; it belongs to the corpus") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error})") from error
+
+
+def _read(path: Path, form: str, text: str) -> list[Row]:
+    if form == "jsonl":
+        rows = _read_jsonl(path, text)
+    elif form in ("csv", "tsv"):
+        separator = "\t" if form == "tsv" else ","
         frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
         rows = [
-            {str(k): v for k, v in row.items() if v != "" or k == "text"} for row in frame.to_dict("records")
+            {str(k): v for k, v in row.items() if v != "" or k == text} for row in frame.to_dict("records")
         ]
-    elif path.suffix == ".parquet":
+    elif form == "parquet":
         frame = pd.read_parquet(path)
         rows = [
-            {str(k): v for k, v in row.items() if k == "text" or not pd.api.types.is_scalar(v) or pd.notna(v)}
+            {str(k): v for k, v in row.items() if k == text or not pd.api.types.is_scalar(v) or pd.notna(v)}
             for row in frame.to_dict("records")
         ]
     else:
         raise UserError(f"{path}: {path.suffix!r} is none of .jsonl, .csv, .tsv, .parquet")
     return rows
+
+
+def renamed(rows: Sequence[Row], base: Path, columns: Mapping[str, str]) -> list[Row]:
+    """Rows under our names for their columns, audio from the folder ``base``."""
+    names = {theirs: ours for ours, theirs in columns.items()}
+    result = []
+    for row in rows:
+        mine = {names.get(key, key): value for key, value in row.items()}
+        audio = _text(mine.get("audio")) or ""
+        result.append({**mine, "audio": (base / audio).as_posix() if audio else "", "named": audio})
+    return result
 
 
 def _text(value: Any) -> str | None:
@@ -80,7 +125,7 @@ def _number(value: Any) -> Any:
         return value
 
 
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
+def _read_jsonl(path: Path, text: str) -> list[Row]:
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if line.strip():
@@ -90,7 +135,7 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
                 raise UserError(f"{path}, line {number}: not JSON ({error})") from error
             if not isinstance(row, dict):
                 raise UserError(f"{path}, line {number}: {line[:60]!r} is not an object")
-            rows.append({key: value for key, value in row.items() if value is not None or key == "text"})
+            rows.append({key: value for key, value in row.items() if value is not None or key == text})
     return rows
 
 
@@ -100,22 +145,21 @@ def _segment(audio: str, raw: dict[str, Any]) -> str:
     return audio if offset is None else f"{audio}@{offset}"
 
 
-def table_rows(path: Path, corpus: str, sample: int | None, seed: int) -> list[dict[str, Any]]:
-    """Rows of a table as the manifest wants them: audio beside the table, other columns as tags.
+def manifest_rows(rows: Sequence[Row], corpus: str, sample: int | None, seed: int) -> list[Row]:
+    """Rows as the manifest wants them: columns that it does not know become tags.
 
     A sample is drawn by a hash of the id: it grows without losing a row.
     """
-    rows = []
-    for raw in read_table(path):
-        audio = _text(raw.get("audio")) or ""
+    result = []
+    for raw in rows:
         tags = {key: str(value) for key, value in raw.items() if key not in KNOWN}
         given = raw.get("tags")
         if isinstance(given, dict):
             tags |= {str(key): str(value) for key, value in given.items()}
-        rows.append(
+        result.append(
             {
-                "id": _text(raw.get("id")) or _segment(audio, raw),
-                "audio": (path.parent / audio).as_posix() if audio else "",
+                "id": _text(raw.get("id")) or _segment(str(raw.get("named") or raw["audio"]), raw),
+                "audio": raw["audio"],
                 "offset_s": _number(raw.get("offset_s", 0.0)),
                 "duration_s": _number(raw.get("duration_s")),
                 "text": _text(raw.get("text")) or "",
@@ -126,7 +170,7 @@ def table_rows(path: Path, corpus: str, sample: int | None, seed: int) -> list[d
                 "tags": canonical_json(tags),
             }
         )
-    if sample is not None and sample < len(rows):
-        order = sorted(range(len(rows)), key=lambda i: (unit_interval(str(seed), str(rows[i]["id"])), i))
-        rows = [rows[i] for i in sorted(order[:sample])]
-    return rows
+    if sample is not None and sample < len(result):
+        order = sorted(range(len(result)), key=lambda i: (unit_interval(str(seed), str(result[i]["id"])), i))
+        result = [result[i] for i in sorted(order[:sample])]
+    return result

@@ -1,0 +1,248 @@
+"""Each layout that corpora come in, made small in its real form, and ingested."""
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from pydantic import ValidationError
+
+from whisper_router.corpus.ingest import ingest
+from whisper_router.corpus.options import Corpus, IngestOptions
+from whisper_router.errors import UserError
+
+RATE = 16_000
+
+
+def sound(path: Path, seconds: float = 1.0, seed: int = 0) -> Path:
+    """Noise in the format that the name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.random.default_rng(seed).uniform(-0.3, 0.3, round(seconds * RATE)), RATE)
+    return path
+
+
+def read(folder: Path, **corpus: Any) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The manifest by id, and the reasons of what was rejected."""
+    options = IngestOptions(root=str(folder), corpora=(Corpus(name="c", **corpus),))
+    manifest, rejected = ingest(options, folder / "made")
+    return manifest.set_index("id"), {row.id: row.reason for row in rejected}
+
+
+def librispeech(folder: Path) -> Path:
+    for part, speaker, seed in (
+        ("train-clean-100", "19", 0),
+        ("dev-clean", "84", 1),
+        ("test-other", "367", 2),
+    ):
+        chapter = folder / "LibriSpeech" / part / speaker / "198"
+        lines = []
+        for i in range(2):
+            id_ = f"{speaker}-198-{i:04}"
+            sound(chapter / f"{id_}.flac", seed=10 * seed + i)
+            lines.append(f"{id_} SENTENCE {'ONE' if i else 'TWO'} OF READER {speaker}\n")
+        (chapter / f"{speaker}-198.trans.txt").write_text("".join(lines))
+    (folder / "LibriSpeech" / "SPEAKERS.TXT").write_text("; speakers\n")
+    return folder / "LibriSpeech"
+
+
+@pytest.mark.parametrize("form", ["folder", "parent", "tar"])
+def test_librispeech_from_its_folder_and_from_its_archive(form, tmp_path):
+    librispeech(tmp_path)
+    path = {"folder": "LibriSpeech", "parent": ".", "tar": "test.tar.gz"}[form]
+    if form == "tar":
+        with tarfile.open(tmp_path / path, "w:gz") as archive:
+            archive.add(tmp_path / "LibriSpeech", "LibriSpeech")
+    manifest, rejected = read(tmp_path, kind="librispeech", path=path)
+    assert rejected == {}
+    assert len(manifest) == 6
+    row = manifest.loc["367-198-0001"]
+    assert (row["text"], row["speaker"], row["split"]) == ("SENTENCE ONE OF READER 367", "c/367", "test")
+    assert json.loads(row["tags"]) == {"part": "test-other"}
+    assert manifest.loc["19-198-0000", "split"] == "train"
+    assert set(manifest.loc[["84-198-0000", "84-198-0001"], "split"]) <= {"dev", "calibration"}
+
+
+def test_one_part_of_librispeech_and_a_lost_file(tmp_path):
+    librispeech(tmp_path)
+    (tmp_path / "LibriSpeech/test-other/367/198/367-198-0000.flac").unlink()
+    manifest, rejected = read(tmp_path, kind="librispeech", path="LibriSpeech/test-other")
+    assert list(manifest.index) == ["367-198-0001"]
+    assert list(rejected) == ["367-198-0000"]
+    assert "no such file" in rejected["367-198-0000"]
+
+
+def test_a_folder_that_is_no_librispeech(tmp_path):
+    (tmp_path / "a-folder").mkdir()
+    with pytest.raises(UserError, match="holds no part of LibriSpeech"):
+        read(tmp_path, kind="librispeech", path=".")
+
+
+def common_voice(folder: Path, splits: tuple[str, ...]) -> None:
+    columns = "client_id\tpath\tsentence\tup_votes\tdown_votes\tage\tgender\taccent\tlocale\tsegment"
+    for n, split in enumerate(splits):
+        lines = [columns]
+        for i, (text, seconds) in enumerate(
+            (('"An unbalanced quote, they said', 1.0), ("Too short", 1.0), (f"A long clip of {split}", 11.0))
+        ):
+            name = f"common_voice_en_{n}{i}"
+            sound(folder / "en" / "clips" / f"{name}.mp3", seconds, 10 * n + i)
+            text = f"{text} {split}" if i == 0 else text
+            lines.append(f"client{n}\t{name}.mp3\t{text}\t2\t0\ttwenties\t\tus\ten\t")
+        (folder / "en" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+
+
+def test_common_voice_and_the_paper_s_filters(tmp_path):
+    common_voice(tmp_path, ("train", "dev", "test"))
+    manifest, rejected = read(tmp_path, kind="commonvoice", path="en", max_train_duration_s=10)
+    assert sorted(manifest["split"]) == ["calibration", "calibration", "test", "test", "train"] or sorted(
+        manifest["split"]
+    ) == ["dev", "dev", "test", "test", "train"]
+    row = manifest.loc["common_voice_en_20"]
+    assert (row["text"], row["speaker"], row["language"]) == (
+        '"An unbalanced quote, they said test',
+        "c/client2",
+        "en",
+    )
+    assert json.loads(row["tags"]) == {"accent": "us", "age": "twenties"}
+    assert rejected["common_voice_en_02"] == "duration 11.00 s is over max_train_duration_s: 10"
+    assert {rejected[f"common_voice_en_{n}1"] for n in range(3)} == {
+        "text 'Too short' has fewer than min_words: 3"
+    }
+
+
+def test_common_voice_with_nothing_but_the_validated_clips(tmp_path):
+    common_voice(tmp_path, ("validated",))
+    manifest, _ = read(tmp_path, kind="commonvoice", path="en", min_words=1)
+    assert len(manifest) == 3
+
+
+def test_nemo(tmp_path):
+    sound(tmp_path / "wavs/a.wav", 3.0)
+    rows = [
+        {"audio_filepath": "wavs/a.wav", "duration": 1.5, "offset": 1.0, "text": "one", "speaker": "s"},
+        {"audio_filepath": str(tmp_path / "wavs/a.wav"), "duration": 3.0, "text": "two", "lang": "en"},
+    ]
+    (tmp_path / "manifest.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    manifest, rejected = read(tmp_path, kind="nemo", path="manifest.json")
+    assert rejected == {}
+    assert sorted(zip(manifest["text"], manifest["offset_s"], manifest["duration_s"], strict=True)) == [
+        ("one", 1.0, 1.5),
+        ("two", 0.0, 3.0),
+    ]
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_audiofolder_with_a_folder_a_split(form, tmp_path):
+    for folder, split in (("train", "train"), ("validation", "dev"), ("test", "test")):
+        sound(tmp_path / "data" / folder / "a.wav", seed=len(folder))
+        row = {"file_name": "a.wav", "transcription": f"words of {split}", "speaker": split}
+        path = tmp_path / "data" / folder / f"metadata.{form}"
+        path.write_text(json.dumps(row) + "\n") if form == "jsonl" else pd.DataFrame([row]).to_csv(
+            path, index=False
+        )
+    manifest, rejected = read(tmp_path, kind="audiofolder", path="data")
+    assert rejected == {}
+    assert sorted(manifest["text"]) == ["words of dev", "words of test", "words of train"]
+    assert manifest.set_index("text").loc["words of test", "split"] == "test"
+
+
+def test_audiofolder_without_splits_and_one_that_is_none(tmp_path):
+    sound(tmp_path / "data/a.wav")
+    (tmp_path / "data/metadata.csv").write_text("file_name,transcription\na.wav,hello there\n")
+    assert list(read(tmp_path, kind="audiofolder", path="data")[0]["text"]) == ["hello there"]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match=r"holds none of metadata\.csv"):
+        read(tmp_path, kind="audiofolder", path="none")
+
+
+def test_a_table_with_names_of_its_own(tmp_path):
+    sound(tmp_path / "a.ogg")
+    (tmp_path / "calls.csv").write_text("Datei,Satz,Anrufer,Kunde\na.ogg,guten tag,7,x\n")
+    columns = {"audio": "Datei", "text": "Satz", "speaker": "Anrufer"}
+    manifest, _ = read(tmp_path, kind="table", path="calls.csv", columns=columns)
+    (row,) = manifest.itertuples()
+    assert (row.Index, row.text, row.speaker, json.loads(row.tags)) == (
+        "a.ogg",
+        "guten tag",
+        "c/7",
+        {"Kunde": "x"},
+    )
+    with pytest.raises(UserError, match=r"has no column 'Sats'.*see columns in params"):
+        read(tmp_path, kind="table", path="calls.csv", columns={**columns, "text": "Sats"})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "nemo", "columns": {"text": "x"}}, "columns belong to kind table, not nemo"),
+        ({"kind": "table", "columns": {"words": "x"}}, "'words' is none of id, audio, text"),
+        ({"kind": "kaldi", "recordings": "x"}, "recordings belong to kind lhotse, not kaldi"),
+    ],
+)
+def test_options_that_do_not_fit_the_kind(options, message):
+    with pytest.raises(ValidationError, match=message):
+        Corpus(name="c", path="x", **options)
+
+
+@pytest.mark.parametrize("segmented", [True, False])
+def test_kaldi(segmented, tmp_path):
+    sound(tmp_path / "wav/rec1.wav", 4.0)
+    sound(tmp_path / "u2.wav", 1.0, 2)
+    data = tmp_path / "data"
+    data.mkdir()
+    if segmented:
+        (data / "wav.scp").write_text(f"rec1 {tmp_path}/wav/rec1.wav\nrec2 sox in.sph -t wav - |\n")
+        (data / "segments").write_text("u1 rec1 0.5 2.25\nu2 rec2 0 1\n")
+    else:
+        (data / "wav.scp").write_text(f"u1 {tmp_path}/wav/rec1.wav\nu2 ../u2.wav\n")
+    (data / "text").write_text("u1 good morning\nu2 good evening\n")
+    (data / "utt2spk").write_text("u1 spk1\nu2 spk2\n")
+    manifest, rejected = read(tmp_path, kind="kaldi", path="data")
+    row = manifest.loc["u1"]
+    assert (row["text"], row["speaker"]) == ("good morning", "c/spk1")
+    if segmented:
+        assert (row["offset_s"], row["duration_s"]) == (0.5, 1.75)
+        assert "sox in.sph -t wav - |: no such file" in rejected["u2"]
+    else:
+        assert (row["duration_s"], manifest.loc["u2", "duration_s"]) == (4.0, 1.0)
+
+
+def test_a_kaldi_folder_without_its_files(tmp_path):
+    with pytest.raises(UserError, match="text: no such file; it belongs to the corpus"):
+        read(tmp_path, kind="kaldi", path=".")
+
+
+@pytest.mark.parametrize("form", ["cuts", "supervisions"])
+def test_lhotse_s_cuts_and_its_recordings_with_supervisions(form, tmp_path):
+    from lhotse import CutSet, Recording, RecordingSet, SupervisionSegment, SupervisionSet
+
+    path = sound(tmp_path / "talk.wav", 5.0)
+    recordings = RecordingSet.from_recordings([Recording.from_file(path, recording_id="talk")])
+    segments = [
+        SupervisionSegment(
+            f"talk-{i}", "talk", start, 1.5, text=f"part {i}", speaker="ann", custom={"noise": i}
+        )
+        for i, start in enumerate((0.5, 3.0))
+    ]
+    supervisions = SupervisionSet.from_segments(segments)
+    if form == "cuts":
+        CutSet.from_manifests(recordings, supervisions).to_file(tmp_path / "cuts.jsonl.gz")
+        manifest, rejected = read(tmp_path, kind="lhotse", path="cuts.jsonl.gz")
+    else:
+        recordings.to_file(tmp_path / "recordings.jsonl")
+        supervisions.to_file(tmp_path / "supervisions.jsonl")
+        names = {"path": "supervisions.jsonl", "recordings": "recordings.jsonl"}
+        manifest, rejected = read(tmp_path, kind="lhotse", **names)
+    assert rejected == {}
+    assert sorted(zip(manifest["text"], manifest["offset_s"], manifest["duration_s"], strict=True)) == [
+        ("part 0", 0.5, 1.5),
+        ("part 1", 3.0, 1.5),
+    ]
+    assert set(manifest["speaker"]) == {"c/ann"}
+    assert json.loads(manifest["tags"].iloc[0])["noise"] in ("0", "1")
+    with pytest.raises(UserError, match=r"absent\.jsonl: no such manifest of corpus c"):
+        read(tmp_path, kind="lhotse", path="absent.jsonl")
