@@ -1,81 +1,115 @@
-"""Seconds a batch of decider training: reading ahead or not, float32 or bfloat16, interleaved in one run.
+"""Seconds a batch of decider training, each way beside the others in one run, on one torch thread.
 
-    python benchmarks/training.py [--repeats 5]
+    python benchmarks/training.py [--rounds 3]
 
+Ways: as the project trains (the next batch is read while one is computed, blocks of memory are kept); reading
+first, then training; blocks given back after each batch; bfloat16. Each round starts a process a way in turn.
 The features are random numbers of base's sizes (7 layers of width 512): speed does not depend on them.
 """
 
 import argparse
+import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tqdm import tqdm
 
 from whisper_router.decider.mlp import PooledMlp
 from whisper_router.decider.options import MlpOptions, ResnetOptions
 from whisper_router.decider.resnet import LayerResnet
 from whisper_router.decider.training import Examples, batches
+from whisper_router.environment import KEEP_BLOCKS
 from whisper_router.features.store import FeatureReader, write_features
 
 LAYERS, WIDTH = 7, 512
-CASES = {  # name -> frames of a feature, utterances, batch size, network
-    "paper": (1500, 64, 16, LayerResnet(ResnetOptions(kind="resnet", extractor="x"), LAYERS, WIDTH)),
-    "paper-compact": (66, 512, 64, LayerResnet(ResnetOptions(kind="resnet", extractor="x"), LAYERS, WIDTH)),
-    "mlp": (66, 512, 32, PooledMlp(MlpOptions(kind="mlp", extractor="x"), LAYERS, WIDTH)),
+CASES = {  # frames of a feature, utterances, batch size
+    "paper": (1500, 96, 16),
+    "paper-compact": (66, 512, 64),
+    "mlp": (66, 512, 32),
+}
+WAYS = {
+    "as the project trains": {"ahead": True, "keep": True, "precision": "float32"},
+    "read, then train": {"ahead": False, "keep": True, "precision": "float32"},
+    "blocks given back": {"ahead": True, "keep": False, "precision": "float32"},
+    "bfloat16": {"ahead": True, "keep": True, "precision": "bfloat16"},
 }
 
 
-def epoch(network: torch.nn.Module, loaded: Iterator, precision: str) -> float:
-    """Seconds of an epoch."""
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-5)
-    started = time.perf_counter()
-    for states, lengths, target in loaded:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            logits = network(states, lengths)
-        loss = F.binary_cross_entropy_with_logits(logits.float(), target)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return time.perf_counter() - started
+def write(folder: Path) -> None:
+    """Features of every case."""
+    random = np.random.default_rng(0)
+    for name, (frames, count, _) in CASES.items():
+        shape = (frames, LAYERS, WIDTH)
+        rows = (
+            (f"u{i}", random.standard_normal(shape, dtype=np.float32).astype(np.float16))
+            for i in range(count)
+        )
+        write_features(folder / name, rows, {})
+
+
+def epochs(folder: Path, ahead: bool, precision: str) -> dict[str, float]:
+    """Seconds a batch in each case, over the second of two epochs."""
+    torch.set_num_threads(1)
+    result = {}
+    for name, (_, count, size) in CASES.items():
+        if name == "mlp":
+            network: torch.nn.Module = PooledMlp(MlpOptions(kind="mlp", extractor="x"), LAYERS, WIDTH)
+        else:
+            network = LayerResnet(ResnetOptions(kind="resnet", extractor="x"), LAYERS, WIDTH)
+        optimiser = torch.optim.Adam(network.parameters(), lr=1e-5)
+        examples = Examples(
+            FeatureReader(folder / name), [f"u{i}" for i in range(count)], np.arange(count) % 2
+        )
+        plan = [list(range(i, i + size)) for i in range(0, count, size)]
+        for _ in range(2):
+            started = time.perf_counter()
+            for states, lengths, target in batches(examples, plan) if ahead else map(examples.load, plan):
+                with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+                    logits = network(states, lengths)
+                loss = F.binary_cross_entropy_with_logits(logits.float(), target)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+            result[name] = (time.perf_counter() - started) / len(plan)
+    return result
 
 
 def main() -> None:
     """Print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
-    torch.set_num_threads(1)
-    random = np.random.default_rng(0)
-    for name, (frames, count, size, network) in CASES.items():
-        with tempfile.TemporaryDirectory() as folder:
-            rows = (
-                (
-                    f"u{i}",
-                    random.standard_normal((frames, LAYERS, WIDTH), dtype=np.float32).astype(np.float16),
-                )
-                for i in range(count)
-            )
-            write_features(Path(folder) / "features", rows, {})
-            examples = Examples(
-                FeatureReader(Path(folder) / "features"),
-                [f"u{i}" for i in range(count)],
-                np.arange(count) % 2,
-            )
-            plan = [list(range(i, i + size)) for i in range(0, count, size)]
-            seconds: dict[str, list[float]] = {"read ahead": [], "read, then train": [], "bfloat16": []}
-            for _ in range(repeats):
-                seconds["read ahead"].append(epoch(network, batches(examples, plan), "float32"))
-                seconds["read, then train"].append(epoch(network, map(examples.load, plan), "float32"))
-                seconds["bfloat16"].append(epoch(network, batches(examples, plan), "bfloat16"))
-        base = statistics.median(seconds["read ahead"])
-        for way, values in seconds.items():
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--way", help=argparse.SUPPRESS)
+    parser.add_argument("--features", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.way:
+        way = WAYS[arguments.way]
+        print(json.dumps(epochs(arguments.features, way["ahead"], way["precision"])))
+        return
+    seconds: dict[str, dict[str, list[float]]] = {name: {way: [] for way in WAYS} for name in CASES}
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder))
+        for way in tqdm([*WAYS] * arguments.rounds, unit="process"):
+            variables = {key: value for key, value in os.environ.items() if key not in KEEP_BLOCKS}
+            if WAYS[way]["keep"]:
+                variables |= KEEP_BLOCKS
+            command = [sys.executable, __file__, "--way", way, "--features", folder]
+            made = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
+            for name, value in json.loads(made.stdout).items():
+                seconds[name][way].append(value)
+    print("| case | way | s a batch (median) | ratio |\n|---|---|---|---|")
+    for name, ways in seconds.items():
+        base = statistics.median(ways["as the project trains"])
+        for way, values in ways.items():
             middle = statistics.median(values)
-            print(f"{name}: {way}: {middle / len(plan):.3f} s a batch of {size} (x {middle / base:.2f})")
+            print(f"| {name}, batch {CASES[name][2]} | {way} | {middle:.3f} | {middle / base:.2f} |")
 
 
 if __name__ == "__main__":
