@@ -26,7 +26,7 @@ from whisper_router.evaluation import Pair, auroc, build_pair, evaluate, spent_o
 from whisper_router.features.extractors import extractor_identity
 from whisper_router.features.options import EncoderExtractor
 from whisper_router.features.store import write_index
-from whisper_router.files import write_json, write_parquet, write_text
+from whisper_router.files import read_json, write_json, write_parquet, write_text
 from whisper_router.labelling import (
     Utterance,
     Work,
@@ -294,4 +294,5 @@ def write_document(result: Mapping[str, Any]) -> None:
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["percent"] = percent
-    write_text(DOCUMENT, environment.from_string(source).render(**result, thresholds=THRESHOLDS))
+    written = read_json(DOCUMENT.with_suffix(".json"))
+    write_text(DOCUMENT, environment.from_string(source).render(**written, thresholds=THRESHOLDS))
