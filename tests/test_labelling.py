@@ -373,7 +373,7 @@ def test_what_featurize_writes_once_more_counts_where_it_is_written(
     announced = ({"small": EXTRACTOR}, {"weak": (dims_of(arm), work)}, rows, store)
     size = encoding_bytes(rows, arm.options, EXTRACTOR, dims_of(arm))
     compute(arm, plan_work(rows, work, store, BATCH_SIZE), work, store, "encode")
-    for spare, fits in ((size, True), (size - 1, False)):
+    for spare, fits in ((2 * size, True), (2 * size - 1, False)):
         monkeypatch.setattr(
             "shutil.disk_usage", lambda _, free=spare: SimpleNamespace(free=FREE_BYTES + free)
         )

@@ -214,7 +214,8 @@ def announce_encodings(
         lacking = [row for row in rows if extractor in work.encodes(store, row)]
         needed += encoding_bytes(lacking, work.options, extractor, dims)
         total += size
-    store.require_space(needed, total if beside else 0, list(extractors))
+    copies = 2 if beside else 0  # in data/ and in DVC's cache, until they are linked
+    store.require_space(needed, copies * total, list(extractors))
 
 
 def transcribe_all(

@@ -108,11 +108,12 @@ def run(*stages: str) -> None:
         A stage failed; DVC has said which.
     """
     environment.prepare()
+    dvc = _script("dvc")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    variables = {**os.environ, **environment.KEEP_BLOCKS, "PATH": path}
     with prefect_server() as url:
-        command = [_script("dvc"), "repro", *stages]
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        code = subprocess.Popen(
-            command, env={**os.environ, **environment.KEEP_BLOCKS, "PREFECT_API_URL": url, "PATH": path}
-        ).wait()
+        code = subprocess.Popen([dvc, "repro", *stages], env={**variables, "PREFECT_API_URL": url}).wait()
     if code:
         raise RunError(f"`dvc repro` stopped with code {code}; the stage's own message stands above")
+    # `dvc repro` links lone files to its cache, but leaves folders as copies
+    subprocess.run([dvc, "checkout", "--relink", "--quiet"], env=variables, check=False)
