@@ -1,4 +1,4 @@
-"""The content store: decodes, encodings and half-trained deciders, each under the hash of all that shaped it.
+"""The content store: what is dear to compute, each entry under the hash of all that shaped it.
 
 Every entry carries a checksum. One that fails it is deleted and reads as missing, so that it is made anew.
 """
@@ -12,13 +12,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import soundfile
 from pydantic import BaseModel, ByteSize, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from whisper_router.asr.decoding import Hypothesis
+from whisper_router.audio import SAMPLE_RATE, Audio, audio_sha256
 from whisper_router.errors import UserError
 from whisper_router.files import replacing
 from whisper_router.hashing import digest
@@ -36,6 +39,11 @@ _BYTES: TypeAdapter[ByteSize] = TypeAdapter(ByteSize)
 class _Decode(BaseModel):
     sha256: str
     hypothesis: Hypothesis
+
+
+class _Value(BaseModel):
+    sha256: str
+    value: Any
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,57 @@ class ContentStore:
     def training_path(self, key: str) -> Path:
         """Where the state of a training lies."""
         return self._path("trainings", key, ".pt")
+
+    def segment_path(self, audio_sha256: str) -> Path:
+        """Where a segment that was cut out of a longer recording lies."""
+        return self._path("segments", audio_sha256, ".flac")
+
+    def value_path(self, kind: str, key: str) -> Path:
+        """Where a JSON value of some kind lies."""
+        return self._path(kind, key, ".json")
+
+    @staticmethod
+    def read_value(path: Path) -> Any | None:
+        """A stored JSON value; None where there is none, or where it was damaged."""
+        try:
+            entry = _Value.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError:
+            _damaged(path)
+            return None
+        if digest(entry.value) != entry.sha256:
+            _damaged(path)
+            return None
+        _touch(path)
+        return entry.value
+
+    @staticmethod
+    def write_value(path: Path, value: Any) -> None:
+        """Store a JSON value."""
+        with replacing(path) as temporary:
+            temporary.write_text(_Value(sha256=digest(value), value=value).model_dump_json())
+
+    def read_segment(self, sha256: str) -> Audio | None:
+        """The samples of a segment; None where there is none, or where it was damaged."""
+        path = self.segment_path(sha256)
+        if not path.is_file():
+            return None
+        try:
+            samples, _ = soundfile.read(path, dtype="int16")
+        except soundfile.LibsndfileError:
+            samples = np.zeros(0, np.int16)
+        audio: Audio = samples.astype(np.float32) / 32768.0
+        if audio_sha256(audio) != sha256:
+            _damaged(path)
+            return None
+        _touch(path)
+        return audio
+
+    def write_segment(self, sha256: str, audio: Audio) -> None:
+        """Store a segment without loss: decoded audio has 16 bits."""
+        with replacing(self.segment_path(sha256)) as temporary:
+            soundfile.write(temporary, (audio * 32768).astype(np.int16), SAMPLE_RATE, format="FLAC")
 
     @staticmethod
     def read_hypothesis(path: Path) -> Hypothesis | None:

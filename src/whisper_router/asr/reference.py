@@ -22,6 +22,11 @@ class ArmReference(BaseModel):
     size: int
     decode: DecodeOptions
 
+    @classmethod
+    def of(cls, model: str, checkpoint: Checkpoint, decode: DecodeOptions) -> "ArmReference":
+        """The reference of a checkpoint that was found under a name or path."""
+        return cls(model=model, sha256=checkpoint.sha256, size=checkpoint.size, decode=decode)
+
     def spec(self) -> dict[str, object]:
         """What a policy is bound to."""
         return arm_spec(self.sha256, self.decode)
