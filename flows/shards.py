@@ -1,5 +1,6 @@
 """Encoding and decoding in shards: a task run each, in this process or on the workers of Dask."""
 
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ from whisper_router.labelling import WORKERS, Utterance, Work, compute
 from whisper_router.params import DaskRunner, Runner, load_params
 from whisper_router.store import ContentStore
 
-SHARD_BATCHES = {"in_process": 32, "dask": 8}  # minutes of work
+SHARD_BATCHES = {"in_process": 32, "dask": 4}
 RETRIES = 2
 
 Shard = Sequence[Sequence[Utterance]]
@@ -99,8 +100,8 @@ def run_shards(
     UserError
         Shards that failed after their retries. All others are finished and in the store.
     """
-    size = SHARD_BATCHES[runner.kind]
-    shards = [batches[start : start + size] for start in range(0, len(batches), size)]
+    count = -(-len(batches) // SHARD_BATCHES[runner.kind])
+    shards = [batches[start::count] for start in range(count)]  # batches are sorted by length: mix them
     afar = runner.kind == "dask"
     key = arm_key(reference.sha256, reference.decode)
     site = Site(Path.cwd(), ContentStore().root.absolute(), key, 1 if afar else WORKERS, afar)
@@ -156,6 +157,7 @@ def sharded(stage: Flow[[], None]) -> Callable[[], None]:
 
 
 def _dask(options: DaskRunner) -> TaskRunner[Any]:
+    logging.getLogger("distributed").setLevel(logging.WARNING)
     if options.address is not None:
         return DaskTaskRunner(address=options.address)
     return DaskTaskRunner(

@@ -4,59 +4,25 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from clones import call, kill_when, make_clone, start
 
 from whisper_router.hashing import folder_sha256
 from whisper_router.store import ContentStore
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.real]
 
-ROOT = Path(__file__).parents[1]
 UTTERANCES = 150
 STAGES = ["ingest", "check", "label", "featurize", "train", "calibrate", "package", "evaluate"]
 
 
-def call(clone: Path, *arguments: str) -> str:
-    """Run whisper-router's command in a clone, with the clone's own code and content store."""
-    environment = {
-        key: value for key, value in os.environ.items() if not key.startswith(("PREFECT", "MLFLOW"))
-    }
-    environment |= {"PYTHONPATH": str(clone / "src"), "WHISPER_ROUTER_CACHE": str(clone / ".cache")}
-    code = "from whisper_router.cli import app; app()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=clone,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def stages_run(output: str) -> list[str]:
     return [name for name in STAGES if f"Running stage '{name}'" in output]
-
-
-def make_clone(folder: Path) -> Path:
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for name in filter(None, tracked.stdout.split("\0")):
-        if (ROOT / name).is_file() and name != "dvc.lock":
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "clone"]):
-        subprocess.run(["git", *command], cwd=folder, check=True)
-    return folder
 
 
 CORPUS = f"name: demo, kind: demo, path: demo/sentences.txt, utterances: {UTTERANCES}, seed: 7"
@@ -138,29 +104,6 @@ def test_the_registered_model_works_with_the_repository_moved_away(clone: Path, 
     assert good["score"] == pytest.approx(routed["score"], abs=1e-3)
     assert good["error"] is None
     assert "not readable as audio" in bad["error"]
-
-
-def start(clone: Path, stage: str) -> subprocess.Popen[bytes]:
-    """Start a stage's flow without DVC, which would bring back outputs that it has in its cache."""
-    environment = {
-        key: value for key, value in os.environ.items() if not key.startswith(("PREFECT", "MLFLOW"))
-    }
-    environment |= {"PYTHONPATH": str(clone / "src"), "WHISPER_ROUTER_CACHE": str(clone / ".cache")}
-    command = [sys.executable, "-m", f"flows.{stage}"]
-    with (clone / f"{stage}.log").open("w") as log:
-        return subprocess.Popen(
-            command, cwd=clone, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-
-
-def kill_when(clone: Path, stage: str, reached: Callable[[], bool]) -> None:
-    """Kill a stage's flow, with all it started, as soon as it got that far."""
-    process = start(clone, stage)
-    while not reached():
-        assert process.poll() is None, (clone / f"{stage}.log").read_text()
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def test_a_killed_featurize_and_a_killed_train_go_on_with_an_equal_result(clone: Path) -> None:

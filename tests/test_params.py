@@ -437,9 +437,15 @@ def test_a_file_that_is_no_params_is_refused_and_left(text, tmp_path):
 @pytest.mark.parametrize(
     ("runner", "reason"),
     [
-        ({"kind": "dask", "workers": 0}, "runtime.runner.dask.workers: Input should be greater than or equal to 1"),
+        (
+            {"kind": "dask", "workers": 0},
+            "runtime.runner.dask.workers: Input should be greater than or equal to 1",
+        ),
         ({"kind": "dask", "address": "head"}, "runtime.runner.dask.address: String should match pattern"),
-        ({"kind": "dask", "workers": 2, "address": "tcp://head:8786"}, "workers are those of a local cluster"),
+        (
+            {"kind": "dask", "workers": 2, "address": "tcp://head:8786"},
+            "workers are those of a local cluster",
+        ),
     ],
 )
 def test_a_runner_that_cannot_be_is_refused_with_its_reason(runner, reason, tmp_path):

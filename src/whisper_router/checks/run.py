@@ -73,9 +73,9 @@ def run_checks(
     for check in checks:
         kind = getattr(gx.expectations, check.expectation)
         severity = GX_SEVERITY[getattr(severities, check.name)]
-        notes = f"{check.name}: {check.meaning} Remedy: {check.remedy}"
+        said = f"{check.name}: {check.meaning} Remedy: {check.remedy}"
         meta = {"name": check.name}
-        suite.add_expectation(kind(**check.arguments, meta=meta, notes=notes, severity=severity))
+        suite.add_expectation(kind(**check.arguments, meta=meta, description=said, severity=severity))
     definition = context.validation_definitions.add(
         gx.ValidationDefinition(name=name, data=batch, suite=suite)
     )

@@ -123,7 +123,7 @@ def manifest_frame(manifest: pd.DataFrame) -> pd.DataFrame:
         labelled_duration_s=duration.mask(long & ~outside),
         long_elsewhere=(long & outside).astype(int),
         words=words,
-        words_per_s=words / duration,
+        words_per_s=words / duration.where(duration > 0),
         odd_characters=text.map(_odd_characters).where(english, ""),
         splits_of_speaker=manifest.groupby("speaker")["split"].transform("nunique"),
         splits_of_text=manifest.groupby(text)["split"].transform("nunique"),
