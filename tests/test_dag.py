@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import soundfile
 import torch
 from clones import call, kill_when, make_clone, start
 
@@ -106,8 +109,49 @@ def test_the_registered_model_works_with_the_repository_moved_away(clone: Path, 
     assert "not readable as audio" in bad["error"]
 
 
+def joined(clone: Path, split: str, seconds: float, name: str) -> dict[str, str]:
+    """A recording of the demo's clips of a split, one after another, for at least so long."""
+    manifest = pd.read_parquet(clone / "data/manifest.parquet")
+    rows = manifest[(manifest["corpus"] == "demo") & (manifest["split"] == split)]
+    count = int((rows["duration_s"].cumsum() < seconds).sum()) + 1
+    chosen = rows.iloc[:count]
+    samples = [soundfile.read(clone / audio, dtype="int16")[0] for audio in chosen["audio"]]
+    soundfile.write(clone / "data/corpora/calls" / f"{name}.flac", np.concatenate(samples), 16_000)
+    text = " ".join(chosen["text"])
+    return {"id": name, "audio": f"{name}.flac", "text": text, "speaker": name, "split": split}
+
+
+def test_audio_over_30_s_and_rows_that_were_left_out_reach_the_report(clone: Path) -> None:
+    calls = clone / "data/corpora/calls"
+    calls.mkdir()
+    rows = [
+        joined(clone, "test", 40, "one"),
+        joined(clone, "test", 70, "two"),
+        joined(clone, "train", 8, "three"),
+    ]
+    soundfile.write(calls / "mute.wav", np.zeros(32_000, np.int16), 16_000)
+    rows += [{**rows[2], "id": name, "audio": f"{name}.wav"} for name in ("mute", "gone")]
+    (calls / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpora = f"[{{{CORPUS}}}, {{name: calls, kind: table, path: calls/table.jsonl}}]"
+    assert stages_run(call(clone, "run", "-S", f"ingest.corpora={corpora}")) == STAGES
+
+    long = json.loads((clone / "data/metrics/long.json").read_text())
+    assert (long["counts"]["recordings"], long["counts"]["failed"], long["counts"]["speakers"]) == (2, 0, 2)
+    assert long["counts"]["windows"] >= 5
+    for choice in ("weak", "strong", "routed"):
+        assert 0 < long[f"wer_{choice}"]["value"] < 0.6
+    labelled = set(pd.read_parquet(clone / "data/labels.parquet")["id"])
+    assert "three" in labelled
+    assert not {"one", "two", "mute", "gone"} & labelled
+    rejected = {row["id"]: row["kind"] for row in json.loads((clone / "data/rejected.json").read_text())}
+    assert rejected == {"mute": "silent", "gone": "audio"}
+    report = (clone / "data/report.html").read_text()
+    for said in ("Audio over 30 s", "calls mute: silence", "gone.wav: no such file"):
+        assert said in report
+
+
 def test_a_killed_featurize_and_a_killed_train_go_on_with_an_equal_result(clone: Path) -> None:
-    preset = ["--preset", "paper-compact", "-S", "deciders.paper-compact.epochs=60"]
+    preset = ["--preset", "paper-compact", "-S", "deciders.paper-compact.epochs=60", "-S", SMALL]
     for arm in ("weak", "strong"):
         preset += ["-S", f"arms.{arm}.decode.floor_frames=500"]  # as decoded already
     assert stages_run(call(clone, "run", *preset)) == STAGES[2:]
