@@ -40,7 +40,7 @@ class Site:
     store: Path
     arm_key: str  # of the code, versions and options that the run expects
     threads: int
-    quiet: bool
+    quiet: bool  # whether the run, and not the shard, shows progress
 
     def enter(self, reference: ArmReference) -> None:
         """Go to the project's folder.
@@ -106,7 +106,7 @@ def run_shards(
     key = arm_key(reference.sha256, reference.decode)
     site = Site(Path.cwd(), ContentStore().root.absolute(), key, 1 if afar else WORKERS, afar)
     named = {f"{title} {number}/{len(shards)}": shard for number, shard in enumerate(shards, start=1)}
-    outcomes = (_on_dask if afar else _in_process)(reference, named, work, site, title)
+    outcomes = (_on_dask if afar else _in_process)(reference, named, work, site)
     errors: dict[str, str] = {}
     failed: list[str] = []
     for name, outcome in outcomes:
@@ -123,7 +123,7 @@ def run_shards(
 
 
 def _in_process(
-    reference: ArmReference, named: dict[str, Shard], work: Work, site: Site, title: str
+    reference: ArmReference, named: dict[str, Shard], work: Work, site: Site
 ) -> Iterator[tuple[str, Outcome]]:
     for name, shard in named.items():
         state = run_shard(reference, shard, work, name, site, return_state=True)
@@ -131,11 +131,11 @@ def _in_process(
 
 
 def _on_dask(
-    reference: ArmReference, named: dict[str, Shard], work: Work, site: Site, title: str
+    reference: ArmReference, named: dict[str, Shard], work: Work, site: Site
 ) -> Iterator[tuple[str, Outcome]]:
     names = {run_shard.submit(reference, shard, work, name, site): name for name, shard in named.items()}
     sizes = {name: sum(map(len, shard)) for name, shard in named.items()}
-    with tqdm(total=sum(sizes.values()), desc=title, unit="utt") as bar:
+    with tqdm(total=sum(sizes.values()), desc="on Dask", unit="utt") as bar:
         for future in as_completed(list(names)):
             name = names[future]
             try:

@@ -34,11 +34,7 @@ CHECKSUM_BYTES = 32  # before a training's state
 STALE_S = 3600.0  # a temporary file this old belongs to a run that was killed
 
 _BYTES: TypeAdapter[ByteSize] = TypeAdapter(ByteSize)
-
-
-class _Decode(BaseModel):
-    sha256: str
-    hypothesis: Hypothesis
+_HYPOTHESIS: TypeAdapter[Hypothesis] = TypeAdapter(Hypothesis)
 
 
 class _Value(BaseModel):
@@ -165,29 +161,16 @@ class ContentStore:
         with replacing(self.segment_path(sha256)) as temporary:
             soundfile.write(temporary, (audio * 32768).astype(np.int16), SAMPLE_RATE, format="FLAC")
 
-    @staticmethod
-    def read_hypothesis(path: Path) -> Hypothesis | None:
+    @classmethod
+    def read_hypothesis(cls, path: Path) -> Hypothesis | None:
         """The stored hypothesis; None where there is none, or where it was damaged."""
-        try:
-            entry = _Decode.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValidationError:
-            _damaged(path)
-            return None
-        if digest(entry.model_dump(mode="json")["hypothesis"]) != entry.sha256:
-            _damaged(path)
-            return None
-        _touch(path)
-        return entry.hypothesis
+        value = cls.read_value(path)
+        return None if value is None else _HYPOTHESIS.validate_python(value)
 
-    @staticmethod
-    def write_hypothesis(path: Path, hypothesis: Hypothesis) -> None:
+    @classmethod
+    def write_hypothesis(cls, path: Path, hypothesis: Hypothesis) -> None:
         """Store a hypothesis."""
-        entry = _Decode(sha256="", hypothesis=hypothesis)
-        checked = entry.model_copy(update={"sha256": digest(entry.model_dump(mode="json")["hypothesis"])})
-        with replacing(path) as temporary:
-            temporary.write_text(checked.model_dump_json())
+        cls.write_value(path, _HYPOTHESIS.dump_python(hypothesis, mode="json"))
 
     @staticmethod
     def read_encoding(path: Path, check: bool = True) -> np.ndarray | None:
