@@ -27,7 +27,7 @@ from whisper_router.long_audio import CHOICES, measure_long
 from whisper_router.params import load_params
 from whisper_router.paths import (
     ARMS,
-    CHECKS,
+    CHECKED,
     DECIDER,
     LABELS,
     MANIFEST,
@@ -42,8 +42,6 @@ from whisper_router.paths import (
 from whisper_router.policy.calibrate import Policy
 from whisper_router.router import Router
 from whisper_router.store import ContentStore
-
-CHECKED = (CHECKS / "manifest.json", CHECKS / "labels.json")
 
 
 def _wav(audio: Audio) -> bytes:

@@ -35,7 +35,8 @@ class Verdict:
 
     def complaint(self) -> str:
         """What did not hold, where, and what to do."""
-        count = f"{self.unexpected} rows: " if self.unexpected else ""
+        rows = "row" if self.unexpected == 1 else "rows"
+        count = f"{self.unexpected} {rows}: " if self.unexpected else ""
         more = ", ..." if self.unexpected > len(self.examples) else ""
         return f"{self.name}: {self.meaning} Not so: {count}{', '.join(self.examples)}{more}. {self.remedy}"
 
