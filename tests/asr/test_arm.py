@@ -34,15 +34,15 @@ def english(make_arm):
 def test_full_context_encoding_equals_whispers_own(arm, clips):
     mel = log_mel(clips[:2], ENCODER_FRAMES, arm.n_mels)
     encoding = arm.encode(mel)
-    assert len(encoding.states) == len(arm.model.encoder.blocks) + 1 == 3
+    assert len(encoding.states) == len(arm.decoder.model.encoder.blocks) + 1 == 3
     assert {tuple(state.shape) for state in encoding.states} == {(2, ENCODER_FRAMES, 64)}
-    torch.testing.assert_close(encoding.states[-1], arm.model.encoder(mel), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(encoding.states[-1], arm.decoder.model.encoder(mel), atol=1e-4, rtol=1e-4)
     inputs = []
     hooks = [
         block.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
-        for block in arm.model.encoder.blocks
+        for block in arm.decoder.model.encoder.blocks
     ]
-    arm.model.encoder(mel)
+    arm.decoder.model.encoder(mel)
     for hook in hooks:
         hook.remove()
     for state, given_to_block in zip(encoding.states[:-1], inputs, strict=True):
@@ -206,7 +206,15 @@ def test_key_changes_with_weights_options_and_threads_only(make_arm, plain):
     key = arm_key("a" * 64, plain)
     assert arm_key("a" * 64, DecodeOptions(**plain.model_dump())) == key
     assert arm_key("b" * 64, plain) != key
+    fast = plain.model_copy(update={"engine": "ctranslate2"})
+    keys = {key, arm_key("a" * 64, fast)}
+    keys |= {
+        arm_key("a" * 64, fast.model_copy(update={name: value}))
+        for name, value in {"dtype": "int8", "encoder_dtype": "bfloat16"}.items()
+    }
+    assert len(keys) == 4
     changed = {
+        "dtype": "bfloat16",
         "language": "de",
         "floor_frames": 51,
         "margin_frames": 21,
@@ -216,9 +224,9 @@ def test_key_changes_with_weights_options_and_threads_only(make_arm, plain):
         "compression_ratio_threshold": 2.0,
         "logprob_threshold": -2.0,
     }
-    assert set(changed) == set(DecodeOptions.model_fields)
-    keys = {arm_key("a" * 64, plain.model_copy(update={name: value})) for name, value in changed.items()}
-    assert len(keys | {key}) == len(changed) + 1
+    assert {"engine", "encoder_dtype", *changed} == set(DecodeOptions.model_fields)
+    keys |= {arm_key("a" * 64, plain.model_copy(update={name: value})) for name, value in changed.items()}
+    assert len(keys) == len(changed) + 4
     torch.set_num_threads(2)
     assert arm_key("a" * 64, plain) != key
     torch.set_num_threads(1)

@@ -10,7 +10,7 @@ import whisper
 from whisper import DecodingOptions
 
 from whisper_router.asr.arm import log_mel
-from whisper_router.asr.decoding import Hypothesis, compression_ratio, decode
+from whisper_router.asr.decoding import Hypothesis, compression_ratio
 from whisper_router.asr.options import ENCODER_FRAMES
 
 VOCABULARIES = ("english", "multilingual")
@@ -25,12 +25,12 @@ def arms(make_arm):
 def full(arms, clips):
     """Every clip at full context, encoded by each arm."""
     mel = log_mel(clips, ENCODER_FRAMES, 80)
-    return mel, {name: arm.encode(mel).states[-1] for name, arm in arms.items()}
+    return mel, {name: arm.encode(mel).last for name, arm in arms.items()}
 
 
 def run(arm, encoded, limits, temperature=0.0, seeds=()) -> list[Hypothesis]:
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return decode(arm.model, arm.tokenizer, encoded, limits, temperature, generators)
+    return arm.decoder(encoded, limits, temperature, generators)
 
 
 def numbers(hypothesis: Hypothesis) -> np.ndarray:
@@ -46,7 +46,7 @@ def test_greedy_batch_equals_openai_whisper(arms, full, vocabulary, limit):
     options = DecodingOptions(language="en", without_timestamps=True, fp16=False, sample_len=limit)
     assert min(hypothesis.tokens for hypothesis in made) < limit
     for hypothesis, spectrogram in zip(made, mel, strict=True):
-        expected = whisper.decode(arm.model, spectrogram, options)
+        expected = whisper.decode(arm.decoder.model, spectrogram, options)
         assert hypothesis.text == expected.text
         assert hypothesis.tokens == len(expected.tokens)
         assert hypothesis.avg_logprob == pytest.approx(expected.avg_logprob, abs=1e-3)
@@ -59,11 +59,11 @@ def test_greedy_batch_equals_openai_whisper(arms, full, vocabulary, limit):
 def test_a_text_never_begins_with_its_end(make_arm, full):
     arm, spectrogram = make_arm("english"), full[0][0]
     options = DecodingOptions(language="en", without_timestamps=True, fp16=False, sample_len=9)
-    first = whisper.decode(arm.model, spectrogram, options).tokens[0]
-    embedding = arm.model.decoder.token_embedding.weight
+    first = whisper.decode(arm.decoder.model, spectrogram, options).tokens[0]
+    embedding = arm.decoder.model.decoder.token_embedding.weight
     embedding[arm.tokenizer.eot] = 2 * embedding[first]
-    expected = whisper.decode(arm.model, spectrogram, options)
-    (made,) = run(arm, arm.encode(spectrogram[None]).states[-1], [9])
+    expected = whisper.decode(arm.decoder.model, spectrogram, options)
+    (made,) = run(arm, arm.encode(spectrogram[None]).last, [9])
     assert expected.tokens[0] == first
     assert (made.text, made.tokens) == (expected.text, len(expected.tokens))
     assert made.avg_logprob == pytest.approx(expected.avg_logprob, abs=1e-3)

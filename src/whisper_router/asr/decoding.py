@@ -61,6 +61,28 @@ def suppressed_tokens(tokenizer: Tokenizer) -> list[int]:
     return sorted({*tokenizer.non_speech_tokens, *special})
 
 
+def token_facts(logits: Tensor, chosen: Tensor) -> Tensor:
+    """Log-probability, entropy and margin of chosen tokens.
+
+    Parameters
+    ----------
+    logits : Tensor
+        Shape (tokens, vocabulary).
+    chosen : Tensor
+        Shape (tokens,).
+
+    Returns
+    -------
+    Tensor
+        Shape (tokens, 3).
+    """
+    logprobs = logits.log_softmax(dim=-1)
+    top = logprobs.topk(2, dim=-1).values
+    entropy = torch.special.entr(logprobs.exp()).sum(dim=-1)
+    picked = logprobs.gather(1, chosen[:, None])[:, 0]
+    return torch.stack([picked, entropy, top[:, 0] - top[:, 1]], dim=1)
+
+
 @torch.inference_mode()
 def decode(
     model: Whisper,
@@ -86,32 +108,28 @@ def decode(
     at_begin = torch.tensor([*tokenizer.encode(" "), tokenizer.eot])
     rows = list(range(encoded.shape[0]))  # batch row -> utterance
     emitted: list[list[int]] = [[] for _ in rows]
-    facts: list[list[tuple[float, float, float]]] = [[] for _ in rows]  # log-probability, entropy, margin
+    facts: list[list[list[float]]] = [[] for _ in rows]
     decoder = StepDecoder(model, encoded, len(prompt) + max(limits))
     states = decoder.step(torch.tensor([prompt] * len(rows)))
     at_start = decoder.logits(states[:, prompt.index(tokenizer.sot)]).softmax(dim=-1)
-    no_speech = [round(value, LOGPROB_DECIMALS) for value in at_start[:, tokenizer.no_speech].tolist()]
+    no_speech = at_start[:, tokenizer.no_speech].tolist()
     while True:
         logits = decoder.logits(states[:, -1])  # (rows, vocabulary)
         logits[:, always] = -torch.inf
         if not any(emitted):
             logits[:, at_begin] = -torch.inf
-        logprobs = logits.log_softmax(dim=-1)
         if temperature == 0:
-            chosen = logprobs.argmax(dim=-1)
+            chosen = logits.argmax(dim=-1)
         else:
             weights = (logits / temperature).softmax(dim=-1)
             drawn = [
                 torch.multinomial(weights[i], 1, generator=generators[row]) for i, row in enumerate(rows)
             ]
             chosen = torch.cat(drawn)
-        top = logprobs.topk(2, dim=-1).values
-        entropy = torch.special.entr(logprobs.exp()).sum(dim=-1)
-        picked = logprobs.gather(1, chosen[:, None])[:, 0]
-        columns = torch.stack([picked, entropy, top[:, 0] - top[:, 1]], dim=1).tolist()
+        columns = token_facts(logits, chosen).tolist()
         live = []
         for i, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
-            facts[row].append(tuple(columns[i]))
+            facts[row].append(columns[i])
             if token != tokenizer.eot:
                 emitted[row].append(token)
                 if len(emitted[row]) < limits[row]:
@@ -123,28 +141,40 @@ def decode(
             rows, chosen = [rows[i] for i in live], chosen[index]
             decoder.keep(index)
         states = decoder.step(chosen[:, None])
+    context = encoded.shape[1]
     return [
-        _hypothesis(tokenizer, emitted[i], facts[i], no_speech[i], temperature, encoded.shape[1], len(prompt))
+        hypothesis(tokenizer, emitted[i], facts[i], no_speech[i], temperature, context, len(prompt))
         for i in range(len(emitted))
     ]
 
 
-def _hypothesis(
+def hypothesis(
     tokenizer: Tokenizer,
     tokens: list[int],
-    facts: list[tuple[float, float, float]],
+    facts: list[list[float]],
     no_speech: float,
     temperature: float,
     context: int,
     prompt: int,
 ) -> Hypothesis:
+    """What was decoded, rounded.
+
+    Parameters
+    ----------
+    tokens : list of int
+        Of the text.
+    facts : list of list of float
+        `token_facts` of the tokens, and of the end of text if it was reached.
+    prompt : int
+        Tokens before the text.
+    """
     text = tokenizer.decode(tokens).strip()
     columns = [tuple(round(fact[k], LOGPROB_DECIMALS) for fact in facts[: len(tokens)]) for k in range(3)]
     return Hypothesis(
         text=text,
         avg_logprob=round(sum(fact[0] for fact in facts) / (len(tokens) + 1), LOGPROB_DECIMALS),
         compression_ratio=round(compression_ratio(text), LOGPROB_DECIMALS),
-        no_speech_prob=no_speech,
+        no_speech_prob=round(no_speech, LOGPROB_DECIMALS),
         temperature=temperature,
         token_logprob=columns[0],
         token_entropy=columns[1],

@@ -1,9 +1,18 @@
 """Decode options of an arm: part of its identity."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ENCODER_FRAMES = 1500  # encoder frames of 30 s: 20 ms each
 SAMPLES_PER_FRAME = 320
+
+Engine = Literal["torch", "ctranslate2"]
+Dtype = Literal["float32", "bfloat16", "int16", "int8"]
+DTYPES: dict[Engine, tuple[Dtype, ...]] = {
+    "torch": ("float32", "bfloat16"),
+    "ctranslate2": ("float32", "int16", "int8"),
+}
 
 
 class DecodeOptions(BaseModel):
@@ -12,10 +21,19 @@ class DecodeOptions(BaseModel):
     The encoder sees the audio plus a margin, at least a floor, at most 30 s. An utterance whose hypothesis
     loops or is improbable is encoded again at 30 s, then decoded at rising temperatures; the last attempt
     counts, as in Whisper.
+
+    Engine ``torch`` is openai-whisper's modules and the reference; its ``dtype`` is the encoder's, the
+    decoder stays in float32. Engine ``ctranslate2`` is faster (extra ``fast``); its encoder gives the last
+    layer only, unless ``encoder_dtype`` puts torch's encoder before CTranslate2's decoder.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    engine: Engine = "torch"
+    dtype: Dtype = "float32"
+    encoder_dtype: Literal["float32", "bfloat16"] | None = Field(
+        None, description="ctranslate2 only: torch's encoder in this type; null: CTranslate2's own"
+    )
     language: str = "en"
     floor_frames: int = Field(500, ge=50, le=ENCODER_FRAMES, description="fewest encoder frames of 20 ms")
     margin_frames: int = Field(128, ge=0, le=ENCODER_FRAMES, description="frames of silence after the audio")
@@ -31,6 +49,18 @@ class DecodeOptions(BaseModel):
     def _greedy_first(self) -> "DecodeOptions":
         if self.temperatures[0] != 0 or list(self.temperatures) != sorted(set(self.temperatures)):
             raise ValueError(f"temperatures {self.temperatures}: start with 0.0 and rise")
+        return self
+
+    @model_validator(mode="after")
+    def _dtype_of_engine(self) -> "DecodeOptions":
+        if self.dtype not in DTYPES[self.engine]:
+            raise ValueError(
+                f"dtype {self.dtype}: engine {self.engine} takes {' or '.join(DTYPES[self.engine])}"
+            )
+        if self.engine == "torch" and self.encoder_dtype is not None:
+            raise ValueError(
+                f"encoder_dtype {self.encoder_dtype}: for engine torch set dtype, and leave this out"
+            )
         return self
 
     def context(self, samples: int) -> int:

@@ -164,8 +164,8 @@ def find_checkpoint(name: str) -> Checkpoint:
     )
 
 
-def load_whisper(checkpoint: Checkpoint) -> Whisper:
-    """Build the model: openai-whisper's modules, float32, on the CPU, in evaluation mode.
+def read_checkpoint(checkpoint: Checkpoint) -> tuple[ModelDimensions, State]:
+    """The model's dimensions and its state dict.
 
     Raises
     ------
@@ -175,10 +175,26 @@ def load_whisper(checkpoint: Checkpoint) -> Whisper:
     dims, state = _read_or_explain(checkpoint.path, checkpoint.source)
     if _content_sha256(dims, state) != checkpoint.sha256:
         raise WeightsError(f"{checkpoint.path} has changed since it was found; call find_checkpoint again")
+    return dims, state
+
+
+def build_whisper(dims: ModelDimensions, state: State) -> Whisper:
+    """openai-whisper's modules, float32, on the CPU, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         model = Whisper(dims)
     model.load_state_dict(state)
     return model.float().eval()
+
+
+def load_whisper(checkpoint: Checkpoint) -> Whisper:
+    """Read a checkpoint and build its model.
+
+    Raises
+    ------
+    WeightsError
+        If the file no longer holds the weights that the checkpoint names.
+    """
+    return build_whisper(*read_checkpoint(checkpoint))
 
 
 def _checkpoint(name: str, path: Path, source: Source) -> Checkpoint:
