@@ -95,6 +95,17 @@ def test_texts_end_where_torchs_do_and_at_the_limit_of_each_row(make_arm, plain,
         np.testing.assert_allclose(numbers(other), numbers(one), atol=2e-3)
 
 
+def test_loops_are_cut_where_torch_stops_them(looping_arm, plain, clips):
+    torch_arm, fast = looping_arm(), looping_arm(on(plain))
+    encoded = torch_arm.encode(log_mel(clips, ENCODER_FRAMES, 80)).last
+    limits = [150] * len(clips)
+    expected = torch_arm.decoder(encoded, limits)
+    assert any(one.compression_ratio > 2.4 and one.tokens < 150 for one in expected)
+    for one, other in zip(expected, fast.decoder(encoded, limits), strict=True):
+        assert (other.text, other.attempts) == (one.text, one.attempts)
+        assert other.compression_ratio == one.compression_ratio
+
+
 def test_retries_are_those_of_torch(make_arm, plain, clips):
     failing = {"temperatures": (0.0, 0.4, 1.0), "logprob_threshold": -1e-6}
     torch_arm = make_arm("english", plain.model_copy(update=failing))

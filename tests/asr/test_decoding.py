@@ -9,8 +9,9 @@ import torch
 import whisper
 from whisper import DecodingOptions
 
+from whisper_router.asr import decoding
 from whisper_router.asr.arm import log_mel
-from whisper_router.asr.decoding import Hypothesis, compression_ratio
+from whisper_router.asr.decoding import Hypothesis, compression_ratio, loop_period
 from whisper_router.asr.options import ENCODER_FRAMES
 
 VOCABULARIES = ("english", "multilingual")
@@ -156,6 +157,32 @@ def test_a_low_temperature_approaches_greedy(arms, full):
     greedy = run(arms["english"], encoded, [10] * len(encoded))
     cold = run(arms["english"], encoded, [10] * len(encoded), 1e-4, range(len(encoded)))
     assert [replace(h, temperature=0.0) for h in cold] == greedy
+
+
+def test_the_end_of_a_text_that_repeats_itself_has_a_period():
+    text = list(range(100, 150))
+    for period, copies, expected in ((1, 21, 1), (1, 20, 0), (4, 6, 4), (4, 5, 0), (15, 3, 15), (15, 2, 0)):
+        assert loop_period(text + list(range(period)) * copies) == expected
+    assert loop_period(text + [1] * 30 + [2]) == 0
+    assert loop_period([]) == loop_period([5]) == 0
+
+
+def test_a_loop_is_stopped_while_decoding_and_judged_as_if_it_had_run_on(looping_arm, full, monkeypatch):
+    arm, encoded = looping_arm(), full[1]["english"]
+    monkeypatch.setattr(decoding, "LOOP_TOKENS", 1000)
+    free = run(arm, encoded, [150] * len(encoded))
+    monkeypatch.undo()
+    stopped = run(arm, encoded, [150] * len(encoded))
+    loops = [one.tokens < other.tokens for one, other in zip(stopped, free, strict=True)]
+    assert any(loops)
+    for one, other, loop in zip(stopped, free, loops, strict=True):
+        assert other.text.startswith(one.text)
+        assert one.token_logprob == pytest.approx(other.token_logprob[: one.tokens], abs=1e-3)
+        assert one.attempts[0].tokens == 2 + one.tokens
+        if loop:
+            assert one.compression_ratio > 2.4
+        else:
+            assert one.text == other.text
 
 
 def test_compression_ratio_is_high_where_a_text_repeats_itself():

@@ -124,6 +124,7 @@ class CTranslate2Decoder:
             return self._sampler(encoded, limits, temperature, generators)
         prompt = list(self._tokenizer.sot_sequence_including_notimestamps)
         suppressed = suppressed_tokens(self._tokenizer)
+        context, end = encoded.shape[1], self._tokenizer.eot
 
         def run(rows: Tensor, start: int) -> list[Hypothesis]:
             own = limits[start : start + len(rows)]
@@ -138,22 +139,12 @@ class CTranslate2Decoder:
             )
             made = []
             for result, limit in zip(results, own, strict=True):
-                tokens = [*result.sequences_ids[0], self._tokenizer.eot][:limit]
-                logits = torch.from_numpy(
-                    np.stack([np.asarray(step) for step in result.logits[0][: len(tokens)]])
-                )
-                facts = token_facts(logits, torch.tensor(tokens)).tolist()
-                text = [token for token in tokens if token != self._tokenizer.eot]
+                tokens = [*result.sequences_ids[0], end][:limit]
+                steps = [np.asarray(step) for step in result.logits[0][: len(tokens)]]
+                facts = token_facts(torch.from_numpy(np.stack(steps)), torch.tensor(tokens)).tolist()
+                text = [token for token in tokens if token != end]
                 made.append(
-                    hypothesis(
-                        self._tokenizer,
-                        text,
-                        facts,
-                        result.no_speech_prob,
-                        0.0,
-                        encoded.shape[1],
-                        len(prompt),
-                    )
+                    hypothesis(self._tokenizer, text, facts, result.no_speech_prob, 0.0, context, limit)
                 )
             return made
 

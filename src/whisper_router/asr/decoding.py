@@ -12,6 +12,7 @@ from whisper.tokenizer import Tokenizer
 from whisper_router.asr.attention import StepDecoder
 
 LOGPROB_DECIMALS = 4  # stored confidences are rounded: batch shapes move the last bits
+LOOP_TOKENS = 20  # a text whose last tokens, this many, repeat those before is stopped
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Hypothesis:
 
     text: str
     avg_logprob: float  # mean over the tokens and the end of text
-    compression_ratio: float
+    compression_ratio: float  # of a text stopped in a loop: as if it had run on to its limit
     no_speech_prob: float
     temperature: float
     token_logprob: tuple[float, ...]
@@ -46,6 +47,17 @@ def compression_ratio(text: str) -> float:
     """Length over zlib's length: above 2.4 the text repeats itself (Whisper's measure)."""
     data = text.encode()
     return len(data) / len(zlib.compress(data))
+
+
+def loop_period(tokens: Sequence[int]) -> int:
+    """Length of what the end of a text repeats, at least twice and over ``LOOP_TOKENS``; 0 if nothing."""
+    for period in range(1, len(tokens) // 3 + 1):
+        repeated = max(LOOP_TOKENS, 2 * period)
+        if tokens[-1] == tokens[-1 - period] and repeated + period <= len(tokens):
+            tail = tokens[-repeated - period :]
+            if tail[period:] == tail[:-period]:
+                return period
+    return 0
 
 
 def suppressed_tokens(tokenizer: Tokenizer) -> list[int]:
@@ -92,7 +104,7 @@ def decode(
     temperature: float = 0.0,
     generators: Sequence[torch.Generator] = (),
 ) -> list[Hypothesis]:
-    """Decode a batch token by token, without timestamps; finished rows leave the batch.
+    """Decode a batch token by token, without timestamps; rows that are finished or loop leave the batch.
 
     Parameters
     ----------
@@ -132,7 +144,7 @@ def decode(
             facts[row].append(columns[i])
             if token != tokenizer.eot:
                 emitted[row].append(token)
-                if len(emitted[row]) < limits[row]:
+                if len(emitted[row]) < limits[row] and not loop_period(emitted[row]):
                     live.append(i)
         if not live:
             break
@@ -143,8 +155,8 @@ def decode(
         states = decoder.step(chosen[:, None])
     context = encoded.shape[1]
     return [
-        hypothesis(tokenizer, emitted[i], facts[i], no_speech[i], temperature, context, len(prompt))
-        for i in range(len(emitted))
+        hypothesis(tokenizer, emitted[i], facts[i], no_speech[i], temperature, context, limit)
+        for i, limit in enumerate(limits)
     ]
 
 
@@ -155,9 +167,9 @@ def hypothesis(
     no_speech: float,
     temperature: float,
     context: int,
-    prompt: int,
+    limit: int,
 ) -> Hypothesis:
-    """What was decoded, rounded.
+    """What was decoded, up to where it loops, rounded.
 
     Parameters
     ----------
@@ -165,15 +177,22 @@ def hypothesis(
         Of the text.
     facts : list of list of float
         `token_facts` of the tokens, and of the end of text if it was reached.
-    prompt : int
-        Tokens before the text.
+    limit : int
+        Most text tokens.
     """
+    loops = [end for end in range(LOOP_TOKENS, len(tokens) + 1) if loop_period(tokens[:end])]
+    run_on = tokens
+    if loops:
+        tokens, facts = tokens[: loops[0]], facts[: loops[0]]
+        repeated = tokens[-loop_period(tokens) :]
+        run_on = (tokens + repeated * limit)[:limit]
     text = tokenizer.decode(tokens).strip()
+    prompt = len(tokenizer.sot_sequence_including_notimestamps)
     columns = [tuple(round(fact[k], LOGPROB_DECIMALS) for fact in facts[: len(tokens)]) for k in range(3)]
     return Hypothesis(
         text=text,
         avg_logprob=round(sum(fact[0] for fact in facts) / (len(tokens) + 1), LOGPROB_DECIMALS),
-        compression_ratio=round(compression_ratio(text), LOGPROB_DECIMALS),
+        compression_ratio=round(compression_ratio(tokenizer.decode(run_on).strip()), LOGPROB_DECIMALS),
         no_speech_prob=round(no_speech, LOGPROB_DECIMALS),
         temperature=temperature,
         token_logprob=columns[0],

@@ -13,15 +13,15 @@ from whisper_router.errors import UserError
 
 @dataclass(frozen=True)
 class Encoding:
-    """A batch after the encoder, every row at the same context, float32."""
+    """A batch after the encoder, every row at the same context."""
 
     mel: Tensor  # (batch, mels, 2 * frames)
-    last: Tensor  # the encoder's normalised output, (batch, frames, width)
+    last: Tensor  # the encoder's normalised output, (batch, frames, width), float32
     earlier: list[Tensor] | None  # conv front end, then each block but the last; None: the engine hides them
 
     @property
     def states(self) -> list[Tensor]:
-        """Conv front end, then each block, the last normalised; each (batch, frames, width).
+        """Conv front end, then each block, the last normalised; each (batch, frames, width), float32.
 
         Raises
         ------
@@ -34,7 +34,7 @@ class Encoding:
                 "reads: set decode.encoder_dtype of that arm to bfloat16 or float32 (torch's encoder before "
                 "CTranslate2's decoder), or its decode.engine to torch, or use a confidence extractor"
             )
-        return [*self.earlier, self.last]
+        return [*(state.float() for state in self.earlier), self.last]
 
     def rows(self, index: Sequence[int]) -> "Encoding":
         """The same, of some rows only."""

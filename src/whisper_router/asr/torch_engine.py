@@ -39,7 +39,7 @@ class TorchEncoder:
         x = (x + encoder.positional_embedding[: x.shape[1]]).to(x.dtype)
         earlier = []
         for block in encoder.blocks:
-            earlier.append(x.float())
+            earlier.append(x)
             x = block(x)
         return Encoding(mel, encoder.ln_post(x).float(), earlier)
 
