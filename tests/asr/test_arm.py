@@ -210,9 +210,9 @@ def test_key_changes_with_weights_options_and_threads_only(make_arm, plain):
     keys = {key, arm_key("a" * 64, fast)}
     keys |= {
         arm_key("a" * 64, fast.model_copy(update={name: value}))
-        for name, value in {"dtype": "int8", "encoder_dtype": "bfloat16"}.items()
+        for name, value in {"dtype": "int8", "encoder_dtype": "bfloat16", "beam_size": 2}.items()
     }
-    assert len(keys) == 4
+    assert len(keys) == 5
     changed = {
         "dtype": "bfloat16",
         "language": "de",
@@ -224,13 +224,28 @@ def test_key_changes_with_weights_options_and_threads_only(make_arm, plain):
         "compression_ratio_threshold": 2.0,
         "logprob_threshold": -2.0,
     }
-    assert {"engine", "encoder_dtype", *changed} == set(DecodeOptions.model_fields)
+    assert {"engine", "encoder_dtype", "beam_size", *changed} == set(DecodeOptions.model_fields)
     keys |= {arm_key("a" * 64, plain.model_copy(update={name: value})) for name, value in changed.items()}
-    assert len(keys) == len(changed) + 4
+    assert len(keys) == len(changed) + 5
     torch.set_num_threads(2)
     assert arm_key("a" * 64, plain) != key
     torch.set_num_threads(1)
     assert arm_key("a" * 64, plain) == key
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "int8"}, "dtype int8: engine torch takes float32 or bfloat16"),
+        ({"engine": "ctranslate2", "dtype": "bfloat16"}, "ctranslate2 takes float32 or int16 or int8"),
+        ({"encoder_dtype": "bfloat16"}, "encoder_dtype bfloat16: for engine torch set dtype"),
+        ({"beam_size": 2}, "beam_size 2: engine torch is greedy; set engine ctranslate2"),
+        ({"engine": "onnx"}, "'torch' or 'ctranslate2'"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_refused_by_name(options, message):
+    with pytest.raises(ValueError, match=message):
+        DecodeOptions(**options)
 
 
 def test_the_first_temperature_is_used_or_refused(make_arm, plain, clips):

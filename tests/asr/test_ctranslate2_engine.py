@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import whisper
 
 from whisper_router.asr import ctranslate2_engine
 from whisper_router.asr.arm import log_mel
 from whisper_router.asr.ctranslate2_format import from_openai, read_arrays, to_openai, write_arrays
+from whisper_router.asr.decoding import Attempt
 from whisper_router.asr.load import load_arm
 from whisper_router.asr.options import ENCODER_FRAMES
 from whisper_router.asr.weights import find_checkpoint
@@ -104,6 +106,33 @@ def test_loops_are_cut_where_torch_stops_them(looping_arm, plain, clips):
     for one, other in zip(expected, fast.decoder(encoded, limits), strict=True):
         assert (other.text, other.attempts) == (one.text, one.attempts)
         assert other.compression_ratio == one.compression_ratio
+
+
+@torch.inference_mode()
+def test_beam_search_finds_what_openai_whisper_finds(make_arm, plain, clips):
+    """On a random model the beams lie close together: most texts are the same, and none is less probable."""
+    greedy, beams = make_arm("english", on(plain)), make_arm("english", on(plain, beam_size=4))
+    mel = log_mel(clips, ENCODER_FRAMES, 80)
+    encoded, limits = greedy.encode(mel).last, [12] * len(clips)
+    model = make_arm("english").decoder.model
+    options = whisper.DecodingOptions(
+        language="en", without_timestamps=True, fp16=False, beam_size=4, sample_len=224
+    )
+    expected = [whisper.decode(model, spectrogram, options) for spectrogram in mel]
+    free = beams.decoder(encoded, [224] * len(clips))
+    same = [one.text == other.text for one, other in zip(free, expected, strict=True)]
+    assert sum(same) >= len(clips) / 2
+    for one, other, equal in zip(free, expected, same, strict=True):
+        if equal:
+            assert one.avg_logprob == pytest.approx(other.avg_logprob, abs=2e-3)
+    assert [one.text for one in free] != [one.text for one in greedy.decoder(encoded, [224] * len(clips))]
+    made = beams.decoder(encoded, limits)
+    for i, one in enumerate(made):
+        assert one.tokens <= 12
+        assert one.attempts == (Attempt(ENCODER_FRAMES, 2 + 5 * one.tokens),)
+        (alone,) = beams.decoder(encoded[i : i + 1], [12])
+        assert alone.text == one.text
+        np.testing.assert_allclose(numbers(alone), numbers(one), atol=1e-3)
 
 
 def test_retries_are_those_of_torch(make_arm, plain, clips):

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from importlib import import_module
 from typing import Any, TypeVar
@@ -18,11 +19,12 @@ from torch import Tensor
 from whisper.tokenizer import Tokenizer
 
 from whisper_router.asr.ctranslate2_format import from_openai, write_arrays
-from whisper_router.asr.decoding import Hypothesis, hypothesis, suppressed_tokens, token_facts
+from whisper_router.asr.decoding import Attempt, Hypothesis, hypothesis, suppressed_tokens, token_facts
 from whisper_router.asr.engine import Decoder, Encoding
 from whisper_router.asr.options import Dtype
 from whisper_router.errors import UserError
 
+SAMPLE_TOKENS = 224  # most text tokens of Whisper: half its decoder's context
 LOGITS_BYTES = 256 << 20  # most that the logits of one call take; longer texts are decoded in smaller batches
 
 Piece = TypeVar("Piece")
@@ -97,16 +99,26 @@ class CTranslate2Encoder:
 
 
 class CTranslate2Decoder:
-    """CTranslate2's decoder, greedy.
+    """CTranslate2's decoder: greedy, or by beam search.
+
+    Confidences are computed from the logits of all steps: of the greedy search itself, or, after a beam
+    search, of a second pass that is given the text which was found.
 
     Parameters
     ----------
+    beam_size : int
+        1 is greedy.
     sampler : callable
         Loads the decoder of retries above temperature 0.
     """
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, sampler: Callable[[], Decoder]) -> None:
-        self._model, self._tokenizer, self._load_sampler = model, tokenizer, sampler
+    def __init__(
+        self, model: Any, tokenizer: Tokenizer, beam_size: int, sampler: Callable[[], Decoder]
+    ) -> None:
+        self._model, self._tokenizer, self._beam_size = model, tokenizer, beam_size
+        self._load_sampler = sampler
+        self._prompt = list(tokenizer.sot_sequence_including_notimestamps)
+        self._suppressed = suppressed_tokens(tokenizer)
 
     @cached_property
     def _sampler(self) -> Decoder:
@@ -122,32 +134,56 @@ class CTranslate2Decoder:
         """Decode a batch, shape (batch, frames, width), to at most ``limits`` tokens a row."""
         if temperature > 0:
             return self._sampler(encoded, limits, temperature, generators)
-        prompt = list(self._tokenizer.sot_sequence_including_notimestamps)
-        suppressed = suppressed_tokens(self._tokenizer)
-        context, end = encoded.shape[1], self._tokenizer.eot
-
-        def run(rows: Tensor, start: int) -> list[Hypothesis]:
-            own = limits[start : start + len(rows)]
-            results = self._model.generate(
-                _view(rows),
-                [prompt] * len(rows),
-                beam_size=1,
-                max_length=max(2 * max(own), max(own) + len(prompt) - 1),  # it decodes half of this
-                suppress_tokens=suppressed,
-                return_logits_vocab=True,
-                return_no_speech_prob=True,
-            )
-            made = []
-            for result, limit in zip(results, own, strict=True):
-                tokens = [*result.sequences_ids[0], end][:limit]
-                steps = [np.asarray(step) for step in result.logits[0][: len(tokens)]]
-                facts = token_facts(torch.from_numpy(np.stack(steps)), torch.tensor(tokens)).tolist()
-                text = [token for token in tokens if token != end]
-                made.append(
-                    hypothesis(self._tokenizer, text, facts, result.no_speech_prob, 0.0, context, limit)
-                )
-            return made
-
         vocabulary = self._tokenizer.encoding.n_vocab
         at_most = max(1, LOGITS_BYTES // (max(limits) * vocabulary * 4))
+
+        def run(rows: Tensor, start: int) -> list[Hypothesis]:
+            return self._decode(rows, limits[start : start + len(rows)])
+
         return [made for _, piece in _side_by_side(run, encoded, at_most) for made in piece]
+
+    def _decode(self, encoded: Tensor, limits: Sequence[int]) -> list[Hypothesis]:
+        prompts = [self._prompt] * len(encoded)
+        if self._beam_size == 1:
+            found = passed = self._generate(encoded, prompts, max(limits), return_logits_vocab=True)
+        else:  # what a row finds depends on the limit, which must not be that of its batch-mates
+            found = self._generate(encoded, prompts, SAMPLE_TOKENS, beam_size=self._beam_size)
+            given = [
+                [*self._prompt, *result.sequences_ids[0][:limit]]
+                for result, limit in zip(found, limits, strict=True)
+            ]
+            longest = max(map(len, given)) - len(self._prompt) + 1
+            passed = self._generate(encoded, given, longest, return_logits_vocab=True, suppress_blank=False)
+        made = []
+        end, context = self._tokenizer.eot, encoded.shape[1]
+        for result, logits, limit in zip(found, (result.logits[0] for result in passed), limits, strict=True):
+            tokens = [*result.sequences_ids[0], end][:limit]
+            steps = np.stack([np.asarray(step) for step in logits[: len(tokens)]])
+            facts = token_facts(torch.from_numpy(steps), torch.tensor(tokens)).tolist()
+            text = [token for token in tokens if token != end]
+            one = hypothesis(self._tokenizer, text, facts, result.no_speech_prob, 0.0, context, limit)
+            if self._beam_size > 1:
+                run = len(self._prompt) + (self._beam_size + 1) * len(text)
+                one = replace(one, attempts=(Attempt(context, run),))
+            made.append(one)
+        return made
+
+    def _generate(
+        self,
+        encoded: Tensor,
+        prompts: Sequence[Sequence[int]],
+        limit: int,
+        beam_size: int = 1,
+        **options: bool,
+    ) -> list[Any]:
+        """Results of at most ``limit`` tokens, those of the text that a prompt holds included."""
+        made: list[Any] = self._model.generate(
+            _view(encoded),
+            prompts,
+            beam_size=beam_size,
+            max_length=max(2 * limit, limit + len(self._prompt) - 1),  # it decodes half of this
+            suppress_tokens=self._suppressed,
+            return_no_speech_prob=True,
+            **options,
+        )
+        return made

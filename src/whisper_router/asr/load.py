@@ -40,7 +40,7 @@ def load_arm(checkpoint: Checkpoint, options: DecodeOptions) -> Arm:
 
         fast = load_model(asdict(dims), state, tokenizer, options.dtype)
         decoder = CTranslate2Decoder(
-            fast, tokenizer, lambda: TorchDecoder(load_whisper(checkpoint), tokenizer)
+            fast, tokenizer, options.beam_size, lambda: TorchDecoder(load_whisper(checkpoint), tokenizer)
         )
         if options.encoder_dtype is None:
             encoder = CTranslate2Encoder(fast)

@@ -16,7 +16,7 @@ DTYPES: dict[Engine, tuple[Dtype, ...]] = {
 
 
 class DecodeOptions(BaseModel):
-    """How an arm decodes: greedy, then Whisper's fallback on repetition and low confidence.
+    """How an arm decodes: greedy or by beam search, then Whisper's fallback on repetition and low confidence.
 
     The encoder sees the audio plus a margin, at least a floor, at most 30 s. An utterance whose hypothesis
     loops or is improbable is encoded again at 30 s, then decoded at rising temperatures; the last attempt
@@ -34,6 +34,7 @@ class DecodeOptions(BaseModel):
     encoder_dtype: Literal["float32", "bfloat16"] | None = Field(
         None, description="ctranslate2 only: torch's encoder in this type; null: CTranslate2's own"
     )
+    beam_size: int = Field(1, ge=1, le=16, description="1: greedy; more: ctranslate2 only")
     language: str = "en"
     floor_frames: int = Field(500, ge=50, le=ENCODER_FRAMES, description="fewest encoder frames of 20 ms")
     margin_frames: int = Field(128, ge=0, le=ENCODER_FRAMES, description="frames of silence after the audio")
@@ -52,7 +53,7 @@ class DecodeOptions(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _dtype_of_engine(self) -> "DecodeOptions":
+    def _fits_engine(self) -> "DecodeOptions":
         if self.dtype not in DTYPES[self.engine]:
             raise ValueError(
                 f"dtype {self.dtype}: engine {self.engine} takes {' or '.join(DTYPES[self.engine])}"
@@ -60,6 +61,10 @@ class DecodeOptions(BaseModel):
         if self.engine == "torch" and self.encoder_dtype is not None:
             raise ValueError(
                 f"encoder_dtype {self.encoder_dtype}: for engine torch set dtype, and leave this out"
+            )
+        if self.engine == "torch" and self.beam_size > 1:
+            raise ValueError(
+                f"beam_size {self.beam_size}: engine torch is greedy; set engine ctranslate2 or beam_size 1"
             )
         return self
 
