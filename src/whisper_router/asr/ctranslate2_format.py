@@ -3,6 +3,7 @@
 import re
 import struct
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,12 @@ class _Cursor:
     @property
     def at_end(self) -> bool:
         return self._at == len(self._data)
+
+
+def is_model(path: Path) -> bool:
+    """Whether a file begins as a model.bin of this version does."""
+    with path.open("rb") as file:
+        return file.read(4) == struct.pack("<I", BINARY_VERSION)
 
 
 def read_arrays(data: bytes) -> dict[str, Array]:

