@@ -134,7 +134,7 @@ def test_failure_retries_at_full_context_then_at_every_temperature(make_arm, pla
     full = greedy.encode(log_mel(audio, ENCODER_FRAMES, 80))
     expected = [greedy.decode(greedy.encode_audio(audio), audio)[0], greedy.decode(full, audio)[0]]
     assert [a.tokens for a in made.attempts[:2]] == [h.attempts[0].tokens for h in expected]
-    prompt = len(arm.tokenizer.sot_sequence_including_notimestamps)
+    prompt = len(arm.decoder.tokenizer.sot_sequence_including_notimestamps)
     assert made.attempts[-1].tokens == prompt + made.tokens
 
 
@@ -239,8 +239,8 @@ def test_key_changes_with_weights_options_and_threads_only(make_arm, plain):
         ({"dtype": "int8"}, "dtype int8: engine torch takes float32 or bfloat16"),
         ({"engine": "ctranslate2", "dtype": "bfloat16"}, "ctranslate2 takes float32 or int16 or int8"),
         ({"encoder_dtype": "bfloat16"}, "encoder_dtype bfloat16: for engine torch set dtype"),
-        ({"beam_size": 2}, "beam_size 2: engine torch is greedy; set engine ctranslate2"),
-        ({"engine": "onnx"}, "'torch' or 'ctranslate2'"),
+        ({"beam_size": 2}, "beam_size 2: engine torch is greedy; set ctranslate2"),
+        ({"engine": "onnx"}, "'torch', 'ctranslate2' or 'hf'"),
     ],
 )
 def test_what_an_engine_cannot_do_is_refused_by_name(options, message):

@@ -62,7 +62,7 @@ def test_a_text_never_begins_with_its_end(make_arm, full):
     options = DecodingOptions(language="en", without_timestamps=True, fp16=False, sample_len=9)
     first = whisper.decode(arm.decoder.model, spectrogram, options).tokens[0]
     embedding = arm.decoder.model.decoder.token_embedding.weight
-    embedding[arm.tokenizer.eot] = 2 * embedding[first]
+    embedding[arm.decoder.tokenizer.eot] = 2 * embedding[first]
     expected = whisper.decode(arm.decoder.model, spectrogram, options)
     (made,) = run(arm, arm.encode(spectrogram[None]).last, [9])
     assert expected.tokens[0] == first
@@ -112,7 +112,7 @@ def test_token_limit_of_each_row_is_kept_and_reached(arms, full, vocabulary):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_confidence_has_a_finite_number_for_each_token(arms, full, vocabulary, temperature):
     encoded = full[1][vocabulary]
-    prompt = len(arms[vocabulary].tokenizer.sot_sequence_including_notimestamps)
+    prompt = len(arms[vocabulary].decoder.tokenizer.sot_sequence_including_notimestamps)
     for hypothesis in run(arms[vocabulary], encoded, [25] * len(encoded), temperature, range(len(encoded))):
         lists = (hypothesis.token_logprob, hypothesis.token_entropy, hypothesis.token_margin)
         assert [len(values) for values in lists] == [hypothesis.tokens] * 3

@@ -1,7 +1,7 @@
 """An arm: encoding at the length of the audio, decoding in batches with Whisper's fallback, on any engine."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
@@ -10,12 +10,10 @@ import numpy as np
 import torch
 import whisper
 from torch import Tensor
-from whisper.model import ModelDimensions
-from whisper.tokenizer import Tokenizer
 
 from whisper_router.asr.decoding import Hypothesis
 from whisper_router.asr.engine import Decoder, Encoder, Encoding
-from whisper_router.asr.options import ENCODER_FRAMES, SAMPLES_PER_FRAME, DecodeOptions, Engine
+from whisper_router.asr.options import ENCODER_FRAMES, SAMPLES_PER_FRAME, TEXT_CONTEXT, DecodeOptions, Engine
 from whisper_router.audio import Audio
 from whisper_router.hashing import code_hash, digest
 
@@ -35,9 +33,14 @@ def plan_batches(contexts: Sequence[int], samples: Sequence[int], batch_size: in
 
 
 def log_mel(audios: Sequence[Audio], context: int, n_mels: int) -> Tensor:
-    """Whisper's log-mel of audio padded to ``context`` frames, shape (batch, mels, 2 * context)."""
+    """Whisper's log-mel of audio padded to ``context`` frames, shape (batch, mels, 2 * context).
+
+    For ``n_mels`` 0, of models that read samples: those, shape (batch, 320 * context).
+    """
     size = context * SAMPLES_PER_FRAME
     padded = [np.pad(audio[:size], (0, max(0, size - audio.size))) for audio in audios]
+    if n_mels == 0:
+        return torch.from_numpy(np.stack(padded))
     return torch.stack([whisper.log_mel_spectrogram(audio, n_mels) for audio in padded])
 
 
@@ -49,7 +52,8 @@ def arm_spec(sha256: str, options: DecodeOptions) -> dict[str, object]:
 @cache
 def engine_versions(engine: Engine) -> tuple[str, ...]:
     """Versions of the packages that shape what an engine makes."""
-    return VERSIONS if engine == "torch" else (*VERSIONS, version(engine))
+    packages = {"torch": (), "ctranslate2": ("ctranslate2",), "hf": ("transformers",)}
+    return (*VERSIONS, *map(version, packages[engine]))
 
 
 def arm_key(sha256: str, options: DecodeOptions) -> str:
@@ -64,12 +68,12 @@ class Arm:
 
     Parameters
     ----------
-    dims : ModelDimensions
-        Sizes of the model.
-    tokenizer : Tokenizer
-        For the language of the options.
     encoder, decoder : Encoder, Decoder
         The engine's.
+    n_mels : int
+        Mel bands that the encoder reads: arms that agree can share a log-mel; 0: it reads samples.
+    sizes : mapping
+        What the arm's cost depends on, the fields of `cost.Dims`.
     sha256 : str
         Hash of the weights.
     options : DecodeOptions
@@ -78,20 +82,15 @@ class Arm:
 
     def __init__(
         self,
-        dims: ModelDimensions,
-        tokenizer: Tokenizer,
         encoder: Encoder,
         decoder: Decoder,
+        n_mels: int,
+        sizes: Mapping[str, int],
         sha256: str,
         options: DecodeOptions,
     ) -> None:
-        self.dims, self.tokenizer, self.sha256, self.options = dims, tokenizer, sha256, options
-        self.encoder, self.decoder = encoder, decoder
-
-    @property
-    def n_mels(self) -> int:
-        """Mel bands that the encoder reads: arms that agree can share a log-mel."""
-        return int(self.dims.n_mels)
+        self.encoder, self.decoder, self.n_mels, self.sizes = encoder, decoder, n_mels, sizes
+        self.sha256, self.options = sha256, options
 
     def encode(self, mel: Tensor) -> Encoding:
         """Run the encoder on a batch, shape (batch, mels, 2 * frames), at any context up to 1500 frames."""
@@ -113,12 +112,11 @@ class Arm:
 
     def decode(self, encoding: Encoding, audios: Sequence[Audio]) -> list[Hypothesis]:
         """Hypotheses from an encoding, with Whisper's fallback."""
-        text_context = int(self.dims.n_text_ctx)
-        limits = [self.options.token_limit(audio.size, text_context) for audio in audios]
+        limits = [self.options.token_limit(audio.size, TEXT_CONTEXT) for audio in audios]
         encoded = encoding.last
         context = encoded.shape[1]
         result = self.decoder(encoded, limits)
-        failed = self._failed(result)
+        failed = self._failed(result) if self.options.engine != "hf" else []
         if failed and context < ENCODER_FRAMES:
             mel = log_mel([audios[i] for i in failed], ENCODER_FRAMES, self.n_mels)
             full = self.encode(mel).last

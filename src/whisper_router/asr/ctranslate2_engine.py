@@ -21,10 +21,9 @@ from whisper.tokenizer import Tokenizer
 from whisper_router.asr.ctranslate2_format import from_openai, write_arrays
 from whisper_router.asr.decoding import Attempt, Hypothesis, hypothesis, suppressed_tokens, token_facts
 from whisper_router.asr.engine import Decoder, Encoding
-from whisper_router.asr.options import Dtype
+from whisper_router.asr.options import TEXT_CONTEXT, Dtype
 from whisper_router.errors import UserError
 
-SAMPLE_TOKENS = 224  # most text tokens of Whisper: half its decoder's context
 LOGITS_BYTES = 256 << 20  # most that the logits of one call take; longer texts are decoded in smaller batches
 
 Piece = TypeVar("Piece")
@@ -115,7 +114,7 @@ class CTranslate2Decoder:
     def __init__(
         self, model: Any, tokenizer: Tokenizer, beam_size: int, sampler: Callable[[], Decoder]
     ) -> None:
-        self._model, self._tokenizer, self._beam_size = model, tokenizer, beam_size
+        self._model, self.tokenizer, self._beam_size = model, tokenizer, beam_size
         self._load_sampler = sampler
         self._prompt = list(tokenizer.sot_sequence_including_notimestamps)
         self._suppressed = suppressed_tokens(tokenizer)
@@ -134,7 +133,7 @@ class CTranslate2Decoder:
         """Decode a batch, shape (batch, frames, width), to at most ``limits`` tokens a row."""
         if temperature > 0:
             return self._sampler(encoded, limits, temperature, generators)
-        vocabulary = self._tokenizer.encoding.n_vocab
+        vocabulary = self.tokenizer.encoding.n_vocab
         at_most = max(1, LOGITS_BYTES // (max(limits) * vocabulary * 4))
 
         def run(rows: Tensor, start: int) -> list[Hypothesis]:
@@ -147,7 +146,7 @@ class CTranslate2Decoder:
         if self._beam_size == 1:
             found = passed = self._generate(encoded, prompts, max(limits), return_logits_vocab=True)
         else:  # what a row finds depends on the limit, which must not be that of its batch-mates
-            found = self._generate(encoded, prompts, SAMPLE_TOKENS, beam_size=self._beam_size)
+            found = self._generate(encoded, prompts, TEXT_CONTEXT // 2, beam_size=self._beam_size)
             given = [
                 [*self._prompt, *result.sequences_ids[0][:limit]]
                 for result, limit in zip(found, limits, strict=True)
@@ -155,13 +154,13 @@ class CTranslate2Decoder:
             longest = max(map(len, given)) - len(self._prompt) + 1
             passed = self._generate(encoded, given, longest, return_logits_vocab=True, suppress_blank=False)
         made = []
-        end, context = self._tokenizer.eot, encoded.shape[1]
+        end, context = self.tokenizer.eot, encoded.shape[1]
         for result, logits, limit in zip(found, (result.logits[0] for result in passed), limits, strict=True):
             tokens = [*result.sequences_ids[0], end][:limit]
             steps = np.stack([np.asarray(step) for step in logits[: len(tokens)]])
             facts = token_facts(torch.from_numpy(steps), torch.tensor(tokens)).tolist()
             text = [token for token in tokens if token != end]
-            one = hypothesis(self._tokenizer, text, facts, result.no_speech_prob, 0.0, context, limit)
+            one = hypothesis(self.tokenizer, text, facts, result.no_speech_prob, 0.0, context, limit)
             if self._beam_size > 1:
                 run = len(self._prompt) + (self._beam_size + 1) * len(text)
                 one = replace(one, attempts=(Attempt(context, run),))

