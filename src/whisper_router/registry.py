@@ -78,7 +78,8 @@ def _router(embed: bool) -> Iterator[Path]:
         shutil.copytree(ROUTER, folder)
         (folder / WEIGHTS).mkdir()
         for arm, reference in arm_references(read_json(ARMS)).items():
-            shutil.copy(reference.checkpoint().path, folder / WEIGHTS / f"{arm}.pt")
+            path = reference.checkpoint().path
+            (shutil.copytree if path.is_dir() else shutil.copy)(path, folder / WEIGHTS / f"{arm}.pt")
         yield folder
 
 

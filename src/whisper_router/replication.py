@@ -13,10 +13,10 @@ import pandas as pd
 import torch
 
 from whisper_router.asr.arm import Arm
-from whisper_router.asr.load import cost_dims
+from whisper_router.asr.load import cost_dims, load_arm
 from whisper_router.asr.options import ENCODER_FRAMES, DecodeOptions
 from whisper_router.asr.reference import ArmReference
-from whisper_router.asr.weights import Checkpoint, find_checkpoint, load_whisper
+from whisper_router.asr.weights import Checkpoint, find_checkpoint
 from whisper_router.audio import WINDOW_S
 from whisper_router.corpus.ingest import read_corpora
 from whisper_router.corpus.options import Corpus, IngestOptions
@@ -112,7 +112,7 @@ def label_pair(
     dims: dict[str, Dims] = {}
     arms: dict[str, tuple[Arm, Work]] = {}
     for name, (model, checkpoint) in pair.items():
-        arm = Arm(load_whisper(checkpoint), checkpoint.sha256, DECODE)
+        arm = load_arm(checkpoint, DECODE)
         encoders = tuple(extractor for extractor in extractors.values() if extractor.arm == name)
         work = Work(checkpoint.sha256, DECODE, True, encoders)
         references[name] = ArmReference.of(model, checkpoint, DECODE)

@@ -39,7 +39,7 @@ class ArmReference(BaseModel):
         UserError
             No checkpoint, or the one that this machine has under the name holds other weights.
         """
-        found = find_checkpoint(str(embedded) if embedded and embedded.is_file() else self.model)
+        found = find_checkpoint(str(embedded) if embedded and embedded.exists() else self.model)
         if found.sha256 != self.sha256:
             raise UserError(
                 f"{found.path}: holds weights {found.sha256[:12]}, not the {self.sha256[:12]} that were "
