@@ -1,0 +1,47 @@
+"""Joules of a stretch of work, by codecarbon's offline tracker."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+J_PER_KWH = 3.6e6
+COUNTERS = {"Rapl": "RAPL", "GPU": "NVML"}  # in codecarbon's names of what it reads: counters, not models
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Energy of the whole machine, memory included, over a stretch of work."""
+
+    joules: float
+    kind: str
+    how: str
+
+
+def can_measure() -> bool:
+    """Whether codecarbon is installed."""
+    return find_spec("codecarbon") is not None
+
+
+def measure_joules(work: Callable[[], object]) -> Reading:
+    """Run ``work`` and say what energy the machine took meanwhile, by counters where it has them."""
+    from codecarbon import OfflineEmissionsTracker
+
+    tracker = OfflineEmissionsTracker(
+        country_iso_code="USA",  # it asks for one; only emissions depend on it
+        save_to_file=False,
+        log_level="error",
+        measure_power_secs=1,
+    )
+    tracker.start()
+    try:
+        work()
+    finally:
+        tracker.stop()
+    found, sources = tracker.final_emissions_data, [str(part) for part in tracker._conf["hardware"]]
+    counters = [name for key, name in COUNTERS.items() if any(key in source for source in sources)]
+    kind = f"measured ({', '.join(counters)})" if counters else "estimated"
+    how = (
+        f"codecarbon {found.codecarbon_version}: {', '.join(sources)}; processor {found.cpu_power:.1f} W, "
+        f"memory {found.ram_power:.1f} W (always estimated)"
+    )
+    return Reading(found.energy_consumed * J_PER_KWH, kind, how)
