@@ -86,7 +86,7 @@ def markdown(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
         "- Peak memory: of the whole process, with the audio of all utterances in it.",
         "- Cold start: from the start of the process to the first transcript, weights on the disk.",
         "- openai-whisper and faster-whisper pad every utterance to 30 s. faster-whisper's batched pipeline",
-        "  has no fallback for repetitions; the others decode failed utterances again, at rising temperatures.",
+        "  has no fallback for repetitions; the others decode what failed again, at rising temperatures.",
         "",
     ]
     return "\n".join(lines)

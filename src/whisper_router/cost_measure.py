@@ -11,9 +11,10 @@ from typing import TypeVar
 
 import pandas as pd
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from whisper_router.asr.arm import Arm, Encoding, log_mel
+from whisper_router.asr.arm import Arm, log_mel
 from whisper_router.asr.decoding import Hypothesis
 from whisper_router.asr.load import load_arm
 from whisper_router.asr.options import ENCODER_FRAMES, DecodeOptions
@@ -230,7 +231,7 @@ def _decide(
     extractor: Extractor,
     decider: Decider,
     audios: Sequence[Audio],
-    encoding: Encoding,
+    states: list[Tensor],
     hypotheses: Sequence[Hypothesis],
 ) -> tuple[float, float]:
     """Seconds of the extractor and of the decider for a batch."""
@@ -240,7 +241,7 @@ def _decide(
             confidence(made, audio.size / SAMPLE_RATE) for made, audio in zip(hypotheses, audios, strict=True)
         ]
     else:
-        features = [pool_states(encoding.states, i, audio.size, extractor) for i, audio in enumerate(audios)]
+        features = [pool_states(states, i, audio.size, extractor) for i, audio in enumerate(audios)]
     extracted = time.perf_counter()
     decider.score(features)
     return extracted - started, time.perf_counter() - extracted
@@ -259,7 +260,8 @@ def measure_decision(
         audios = [audios[i] for i in rows_of]
         encoding = arm.encode_audio(audios)
         hypotheses = arm.decode(encoding, audios) if extractor.kind == "confidence" else []
-        work = partial(_decide, extractor, decider, audios, encoding, hypotheses)
+        states = encoding.states if extractor.kind == "encoder" else []
+        work = partial(_decide, extractor, decider, audios, states, hypotheses)
         everywhere(work)
         times = [made for _ in range(REPEATS) for made in everywhere(work)]
         points.append(
@@ -344,7 +346,7 @@ def measure_table(params: Params, manifest: pd.DataFrame) -> CostTable:
             "corpora": sorted(manifest["corpus"].unique()),
             "utterances": len(rows),
         },
-        code=code_hash("whisper_router.asr.arm"),
+        code=code_hash("whisper_router.asr.load"),
         arms=arms,
         checks=checks,
         deciders=deciders,

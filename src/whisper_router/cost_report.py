@@ -77,7 +77,7 @@ def _measured(arms: Mapping[str, Any], name: str | None) -> tuple[CostTable | No
     except UserError as error:
         return None, {}, f"no seconds and joules: {path}: {error}"
     note = f"seconds and joules by {path} ({table.machine['cpu']}, {table.date}); joules {table.energy.kind}"
-    if table.code != code_hash("whisper_router.asr.arm"):
+    if table.code != code_hash("whisper_router.asr.load"):
         note += "; the arms' code has changed since, `whisper-router cost --measure` measures it anew"
     return table, costs, note
 
