@@ -23,16 +23,20 @@ from whisper_router.hashing import import_closure
 SPEC = {"weights": "abc", "options": {"language": "en", "floor_frames": 500}, "engine": "torch"}
 
 
-def costs(batch_size: int = 16, factor: float = 1.0) -> BatchCosts:
+def costs(utterances: int = 16, factor: float = 1.0) -> BatchCosts:
     """0.1 s of encoder for 500 frames; 0.01 s of decoder and 1 ms a token, twice that at 1500 frames."""
     return BatchCosts(
-        batch_size=batch_size,
         encode=(
             EncodePoint(context=500, mel_s=0.01 * factor, encode_s=0.1 * factor),
             EncodePoint(context=1500, mel_s=0.03 * factor, encode_s=0.5 * factor),
         ),
         decode=tuple(
-            DecodePoint(context=context, tokens=tokens, decode_s=scale * factor * (0.01 + 0.001 * tokens))
+            DecodePoint(
+                context=context,
+                tokens=tokens,
+                utterances=utterances,
+                decode_s=scale * factor * (0.01 + 0.001 * tokens),
+            )
             for context, scale in ((500, 1), (1500, 2))
             for tokens in (10.0, 40.0)
         ),
@@ -84,7 +88,9 @@ def test_joules_weigh_encoder_and_decoder_apart_and_are_left_out_where_energy_is
 
 
 def test_one_measured_token_count_is_a_price_a_token():
-    one = costs().model_copy(update={"decode": (DecodePoint(context=500, tokens=10.0, decode_s=0.02),)})
+    one = costs().model_copy(
+        update={"decode": (DecodePoint(context=500, tokens=10.0, utterances=1, decode_s=0.02),)}
+    )
     assert one.decode_s(500, 30) == pytest.approx(0.06)
 
 

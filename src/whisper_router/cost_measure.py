@@ -126,17 +126,21 @@ def plan_arm(
 ) -> list[Batch]:
     """Batches, and an utterance alone from each, at every context; each is run once, unmeasured.
 
+    Batches shrink as the context grows, so that each has about as many frames.
+
     Raises
     ------
     UserError
         At some context every utterance fails the fallback's thresholds.
     """
     made = []
-    for context in contexts(options):
+    shortest, *_ = wanted = contexts(options)
+    for context in wanted:
         arm = load_arm(checkpoint, options.model_copy(update={"floor_frames": context}))
         fitting = [row for row in rows if options.context(round(row.duration_s * SAMPLE_RATE)) <= context]
         found = []
-        for window in windows(fitting, batch_size):
+        size = max(1, round(batch_size * shortest / context))
+        for window in windows(fitting, size):
             audios = load(window)
             hypotheses = arm.decode(arm.encode_audio(audios), audios)
             kept = [i for i, hypothesis in enumerate(hypotheses) if len(hypothesis.attempts) == 1]
@@ -170,12 +174,12 @@ def batch_costs(times: Mapping[Batch, Sequence[Times]]) -> BatchCosts:
         DecodePoint(
             context=batch.context,
             tokens=round(batch.tokens, 2),
+            utterances=len(batch.audios),
             decode_s=_rounded(statistics.median(made.decode / len(batch.audios) for made in repeats)),
         )
         for batch, repeats in times.items()
     ]
-    size = max(len(batch.audios) for batch in times)
-    return BatchCosts(batch_size=size, encode=tuple(encode), decode=tuple(decode))
+    return BatchCosts(encode=tuple(encode), decode=tuple(decode))
 
 
 def _rounded(seconds: float) -> float:

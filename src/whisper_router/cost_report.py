@@ -47,7 +47,8 @@ def show_table(console: Console, made: CostTable) -> None:
                 start = costs.decode_s(point.context, 20)
                 seconds = (point.mel_s, point.encode_s, start, costs.decode_s(point.context, 21) - start)
                 cells = (f"{1000 * value:.1f}" for value in seconds)
-                table.add_row(f"{name}: {arm.model}", str(costs.batch_size), str(point.context), *cells)
+                size = max(p.utterances for p in costs.decode if p.context == point.context)
+                table.add_row(f"{name}: {arm.model}", str(size), str(point.context), *cells)
     console.print(table)
     for name, check in made.checks.items():
         console.print(

@@ -39,13 +39,13 @@ class DecodePoint(_Strict):
 
     context: int
     tokens: float  # run through the decoder, prompt included; mean of the batch
+    utterances: int  # of the batch
     decode_s: float
 
 
 class BatchCosts(_Strict):
-    """Medians for an utterance in batches of one size."""
+    """Medians for an utterance in a batch."""
 
-    batch_size: int
     encode: tuple[EncodePoint, ...] = Field(min_length=1)
     decode: tuple[DecodePoint, ...] = Field(min_length=1)
 
