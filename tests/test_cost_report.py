@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from whisper_router import cost_measure
 from whisper_router.asr.load import cost_dims
-from whisper_router.asr.options import ENCODER_FRAMES
+from whisper_router.asr.options import ENCODER_FRAMES, DecodeOptions
 from whisper_router.audio import SAMPLE_RATE, audio_sha256
 from whisper_router.cli import app
 from whisper_router.cost_table import COSTS, CostTable, load_table
@@ -54,14 +54,20 @@ CHOICES = {
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory, checkpoints, plain, clips, wav, make_arm, reference_of) -> Path:
+def options(plain) -> DecodeOptions:
+    """One context for all clips."""
+    return plain.model_copy(update={"floor_frames": 150})
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, checkpoints, options, clips, wav, make_arm, reference_of) -> Path:
     """A project after calibrate: every clip is in the test split."""
     folder = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("WHISPER_ROUTER_CACHE", str(folder / "cache"))
-        options = json.dumps(plain.model_dump(mode="json"))
-        write_text(Path("params.yaml"), PARAMS.format(**checkpoints, plain=options))
+        text = PARAMS.format(**checkpoints, plain=json.dumps(options.model_dump(mode="json")))
+        write_text(Path("params.yaml"), text)
         rows = []
         for i, clip in enumerate(clips):
             Path(f"{i}.wav").write_bytes(wav(clip))
@@ -70,11 +76,11 @@ def project(tmp_path_factory, checkpoints, plain, clips, wav, make_arm, referenc
         columns = ["id", "audio", "offset_s", "duration_s", "sha256", "corpus", "speaker", "split", "text"]
         manifest = pd.DataFrame(rows, columns=columns)
         write_parquet(MANIFEST, manifest)
-        arms = {"weak": make_arm("english"), "strong": make_arm("multilingual")}
+        arms = {"weak": make_arm("english", options), "strong": make_arm("multilingual", options)}
         specs, found = {}, {}
         for name, vocabulary in (("weak", "english"), ("strong", "multilingual")):
-            specs[name] = reference_of(checkpoints[vocabulary], plain)
-            work = Work(arms[name].sha256, plain, True, ())
+            specs[name] = reference_of(checkpoints[vocabulary], options)
+            work = Work(arms[name].sha256, options, True, ())
             found[name], _ = transcribe_all(arms[name], work, utterances(manifest), 3, name)
         made = {
             name: {**ref.model_dump(mode="json"), "dims": cost_dims(arms[name])}
@@ -146,9 +152,9 @@ def run(project, monkeypatch):
     return invoke
 
 
-def test_the_table_has_every_arm_at_every_context_with_a_price_that_rises(table, plain):
+def test_the_table_has_every_arm_at_every_context_with_a_price_that_rises(table, options):
     assert set(table.arms) == set(table.checks) == {"weak", "strong"}
-    shortest = plain.context(1)
+    shortest = options.context(1)
     for arm in table.arms.values():
         for costs, size in ((arm.batched, 3), (arm.single, 1)):
             assert max(point.utterances for point in costs.decode) == size
