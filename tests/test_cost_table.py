@@ -87,11 +87,16 @@ def test_joules_weigh_encoder_and_decoder_apart_and_are_left_out_where_energy_is
     assert set(ARM.model_copy(update={"watts": None}).utterance([(500, 10)])) == {"cpu_seconds"}
 
 
-def test_one_measured_token_count_is_a_price_a_token():
-    one = costs().model_copy(
-        update={"decode": (DecodePoint(context=500, tokens=10.0, utterances=1, decode_s=0.02),)}
-    )
-    assert one.decode_s(500, 30) == pytest.approx(0.06)
+def test_noise_in_the_points_makes_no_token_and_no_start_cheaper_than_free():
+    for seconds in ((0.05, 0.02), (0.001, 0.09)):
+        points = tuple(
+            DecodePoint(context=500, tokens=tokens, utterances=1, decode_s=value)
+            for tokens, value in zip((10.0, 40.0), seconds, strict=True)
+        )
+        noisy = costs().model_copy(update={"decode": points})
+        prices = [noisy.decode_s(500, tokens) for tokens in (1, 10, 40, 200)]
+        assert prices == sorted(prices)
+        assert min(prices) > 0
 
 
 @settings(max_examples=50, deadline=None, database=None)

@@ -38,15 +38,15 @@ from whisper_router.energy import Reading, can_measure, measure_joules
 from whisper_router.errors import UserError
 from whisper_router.features.extractors import confidence, extractor_identity, pool_states
 from whisper_router.features.options import Extractor
-from whisper_router.hashing import code_hash, unit_interval
-from whisper_router.labelling import WORKERS, Utterance, utterances
+from whisper_router.hashing import code_hash
+from whisper_router.labelling import WORKERS, Utterance, Work, utterances
 from whisper_router.machine import describe_machine
 from whisper_router.params import Params
 from whisper_router.paths import DECIDER
 
 REPEATS = 3
 LENGTHS = (0.15, 0.85)  # where in the corpus, by duration, the batches of a context are taken
-CHECKED = 64  # utterances of the run that the table is checked against
+CHECKED = 6  # of labelling's batches, that the table is checked against
 ENERGY_S = 6.0  # of encoding, then of decoding, for an arm
 
 
@@ -124,7 +124,7 @@ def windows(rows: Sequence[Utterance], size: int) -> list[list[Utterance]]:
 def plan_arm(
     checkpoint: Checkpoint, options: DecodeOptions, rows: Sequence[Utterance], batch_size: int
 ) -> list[Batch]:
-    """Batches, and an utterance alone from each, at every context; each is run once, unmeasured.
+    """Batches, and utterances of them alone, at every context; each is run once, unmeasured.
 
     Batches shrink as the context grows, so that each has about as many frames.
 
@@ -145,7 +145,8 @@ def plan_arm(
             hypotheses = arm.decode(arm.encode_audio(audios), audios)
             kept = [i for i, hypothesis in enumerate(hypotheses) if len(hypothesis.attempts) == 1]
             if kept:
-                for part, alone in ((kept, False), ([kept[len(kept) // 2]], True)):
+                some = {kept[len(kept) // 3], kept[2 * len(kept) // 3]}
+                for part, alone in ((kept, False), *(([i], True) for i in sorted(some))):
                     tokens = statistics.mean(hypotheses[i].attempts[0].tokens for i in part)
                     found.append(Batch(arm, context, tuple(audios[i] for i in part), tokens, alone))
         if not found:
@@ -207,25 +208,27 @@ def measure_watts(batch: Batch) -> tuple[Watts, Reading]:
     return Watts(encode=encode, decode=decode), reading
 
 
-def check_arm(arm: Arm, audios: Sequence[Audio], batch_size: int, costs: ArmCosts) -> Check:
-    """Run an arm as labelling does, retries included, and ask the table what it should have taken."""
+def check_arm(arm: Arm, rows: Sequence[Utterance], batch_size: int, costs: ArmCosts) -> Check:
+    """Run some of labelling's batches, retries included, and ask the table what they should have taken."""
+    plan = Work(arm.sha256, arm.options, True, ()).batches(rows, batch_size)
+    count = min(CHECKED, len(plan))
+    batches = [load(plan[i * len(plan) // count]) for i in range(count)]
 
-    def work(rows: Sequence[int]) -> tuple[float, list[Hypothesis]]:
-        chosen = [audios[i] for i in rows]
+    def work(audios: Sequence[Audio]) -> tuple[float, list[Hypothesis]]:
         started = time.perf_counter()
-        made = arm.decode(arm.encode_audio(chosen), chosen)
+        made = arm.decode(arm.encode_audio(audios), audios)
         return time.perf_counter() - started, made
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        done = list(pool.map(work, arm.batches(audios, batch_size)))
+        done = list(pool.map(work, batches))
     predicted = [
         costs.utterance([(attempt.context, attempt.tokens) for attempt in hypothesis.attempts])
         for _, made in done
         for hypothesis in made
     ]
     return Check(
-        utterances=len(audios),
-        audio_s=round(sum(audio.size for audio in audios) / SAMPLE_RATE, 1),
+        utterances=sum(map(len, batches)),
+        audio_s=round(sum(audio.size for audios in batches for audio in audios) / SAMPLE_RATE, 1),
         measured_s=round(sum(seconds for seconds, _ in done), 3),
         predicted_s=round(sum(cost["cpu_seconds"] for cost in predicted), 3),
     )
@@ -312,7 +315,6 @@ def measure_table(params: Params, manifest: pd.DataFrame) -> CostTable:
     for batch in tqdm([*every] * REPEATS, f"cost: {REPEATS} repeats", unit="batch"):
         times[batch] += everywhere(batch.run)
 
-    sample = load(sorted(rows, key=lambda row: unit_interval("cost", row.id))[:CHECKED])
     arms: dict[str, ArmCosts] = {}
     checks: dict[str, Check] = {}
     loaded: dict[str, Arm] = {}
@@ -334,7 +336,7 @@ def measure_table(params: Params, manifest: pd.DataFrame) -> CostTable:
             watts=watts,
         )
         loaded[name] = load_arm(checkpoint, arm.decode)
-        checks[name] = check_arm(loaded[name], sample, batch_size, arms[name])
+        checks[name] = check_arm(loaded[name], rows, batch_size, arms[name])
     deciders = {
         name: measure_decision(name, extractor, loaded[extractor.arm], rows, batch_size)
         for name, extractor in tqdm(trained(params, arms).items(), "cost: deciders", unit="decider")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from scipy.optimize import nnls
 
 from whisper_router.errors import UserError
 from whisper_router.files import read_json
@@ -63,16 +64,13 @@ class BatchCosts(_Strict):
 
     @cached_property
     def _lines(self) -> dict[int, tuple[float, float]]:
-        """Seconds before the first token and for each, by context: least squares."""
+        """Seconds before the first token and for each, by context: least squares, neither below 0."""
         lines = {}
         for context in {point.context for point in self.decode}:
             points = [(p.tokens, p.decode_s) for p in self.decode if p.context == context]
             tokens, seconds = np.array(points).T
-            if np.ptp(tokens) == 0:
-                lines[context] = 0.0, float(seconds.mean() / tokens.mean())
-            else:
-                slope, start = np.polyfit(tokens, seconds, 1)
-                lines[context] = float(start), float(slope)
+            start, slope = nnls(np.stack([np.ones_like(tokens), tokens], axis=1), seconds)[0]
+            lines[context] = float(start), float(slope)
         return lines
 
     @staticmethod

@@ -1,5 +1,6 @@
 """Joules of a stretch of work, by codecarbon's offline tracker."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -24,14 +25,11 @@ def can_measure() -> bool:
 
 def measure_joules(work: Callable[[], object]) -> Reading:
     """Run ``work`` and say what energy the machine took meanwhile, by counters where it has them."""
+    os.environ.setdefault("CODECARBON_LOG_LEVEL", "error")
     from codecarbon import OfflineEmissionsTracker
 
-    tracker = OfflineEmissionsTracker(
-        country_iso_code="USA",  # it asks for one; only emissions depend on it
-        save_to_file=False,
-        log_level="error",
-        measure_power_secs=1,
-    )
+    # It asks for a country; only emissions depend on it.
+    tracker = OfflineEmissionsTracker(country_iso_code="USA", save_to_file=False, measure_power_secs=1)
     tracker.start()
     try:
         work()
