@@ -123,10 +123,12 @@ def draw(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         axis.set_yticks(range(len(mine)), [row["name"] for row in mine], fontsize=8)
         axis.set_title(model, loc="left", fontsize=10, fontweight="bold")
         axis.spines[["top", "right"]].set_visible(False)
-        axis.set_xlim(0, most * 1.3)
+        axis.set_xlim(0, most * 1.35)
     corpora = " / ".join(rows[0]["wer"])
-    axes[-1, 0].set_xlabel(
-        f"RTFx: seconds of audio a second (bar: median, dots: repeats); WER on {corpora}", fontsize=9
+    figure.supxlabel(
+        "RTFx: seconds of audio transcribed in a second (bars: medians, dots: repeats)\n"
+        f"WER: {corpora}, after Whisper's normaliser",
+        fontsize=8,
     )
     figure.savefig(path, dpi=150)
     plt.close(figure)
