@@ -227,11 +227,15 @@ def arm_options() -> list[dict[str, str]]:
 
 def plan(models: Sequence[str], work: Path) -> list[Run]:
     """What is to be run, with all that shapes its result."""
+    from importlib.util import find_spec
+
     from whisper_router.asr.arm import arm_key
     from whisper_router.asr.options import DecodeOptions
     from whisper_router.asr.weights import find_checkpoint
     from whisper_router.hashing import folder_sha256
 
+    if not find_spec("faster_whisper"):
+        raise SystemExit("faster-whisper is compared with, and is not installed: pip install faster-whisper")
     runs: list[Run] = []
     for model in models:
         checkpoint = find_checkpoint(model)
@@ -330,15 +334,21 @@ def main() -> None:
         for command in commands.values():
             print(shlex.join(command))
         return
+    failed: dict[int, str] = {}
     for key in tqdm(todo, "benchmark", unit="run"):
+        if key[1] in failed:
+            continue
         done = subprocess.run(commands[key], stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
-            raise SystemExit(f"{runs[key[1]]['name']}, {runs[key[1]]['model']}:\n{done.stderr}")
+            failed[key[1]] = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     results = [
         (run, [json.loads(targets[repeat, i].read_text()) for repeat in range(arguments.repeats)])
         for i, run in enumerate(runs)
+        if i not in failed
     ]
     write_report(DOCUMENT, clips, results)
+    for i, reason in failed.items():
+        print(f"left out: {runs[i]['name']}, {runs[i]['model']}: {reason}", file=sys.stderr)
 
 
 if __name__ == "__main__":
