@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from whisper_router import cost_measure
 from whisper_router.asr.load import cost_dims
 from whisper_router.asr.options import ENCODER_FRAMES, DecodeOptions
+from whisper_router.asr.weights import find_checkpoint
 from whisper_router.audio import SAMPLE_RATE, audio_sha256
 from whisper_router.cli import app
 from whisper_router.cost_table import COSTS, CostTable, load_table
@@ -168,6 +169,15 @@ def test_the_table_has_every_arm_at_every_context_with_a_price_that_rises(table,
     assert set(table.deciders) == {"encoder", "cascade"}
     assert table.machine["cores"] >= 1
     assert table.gpu_seconds.startswith("not measured")
+
+
+def test_a_context_too_short_for_every_utterance_is_left_out(project, options, checkpoints, monkeypatch):
+    monkeypatch.chdir(project)
+    longest = utterances(pd.read_parquet(MANIFEST).sort_values("duration_s").tail(1))
+    found = find_checkpoint(str(checkpoints["english"]))
+    short = options.model_copy(update={"floor_frames": 50})
+    made = cost_measure.plan_arm(found, short, longest, 3)
+    assert sorted({batch.context for batch in made}) == cost_measure.contexts(short)[1:]
 
 
 def test_energy_says_whether_it_was_measured_or_estimated_and_how(table):

@@ -126,7 +126,8 @@ def plan_arm(
 ) -> list[Batch]:
     """Batches, and utterances of them alone, at every context; each is run once, unmeasured.
 
-    Batches shrink as the context grows, so that each has about as many frames.
+    Batches shrink as the context grows, so that each has about as many frames. A context too short for
+    every utterance is left out.
 
     Raises
     ------
@@ -136,8 +137,10 @@ def plan_arm(
     made = []
     shortest, *_ = wanted = contexts(options)
     for context in wanted:
-        arm = load_arm(checkpoint, options.model_copy(update={"floor_frames": context}))
         fitting = [row for row in rows if options.context(round(row.duration_s * SAMPLE_RATE)) <= context]
+        if not fitting:
+            continue
+        arm = load_arm(checkpoint, options.model_copy(update={"floor_frames": context}))
         found = []
         size = max(1, round(batch_size * shortest / context))
         for window in windows(fitting, size):
@@ -263,8 +266,7 @@ def measure_decision(
     points = []
     for window in windows(rows, batch_size):
         audios = load(window)
-        rows_of = max(arm.batches(audios, batch_size), key=len)
-        audios = [audios[i] for i in rows_of]
+        audios = [audios[i] for i in max(arm.batches(audios, batch_size), key=len)]  # of one context
         encoding = arm.encode_audio(audios)
         hypotheses = arm.decode(encoding, audios) if extractor.kind == "confidence" else []
         states = encoding.states if extractor.kind == "encoder" else []

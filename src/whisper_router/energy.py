@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 J_PER_KWH = 3.6e6
-COUNTERS = {"Rapl": "RAPL", "GPU": "NVML"}  # in codecarbon's names of what it reads: counters, not models
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Energy of the whole machine, memory included, over a stretch of work."""
+    """Energy of the whole machine, memory included, over a stretch of work.
+
+    ``kind`` is ``measured (RAPL)`` where the processor has counters that can be read, else ``estimated``.
+    """
 
     joules: float
     kind: str
@@ -36,8 +38,10 @@ def measure_joules(work: Callable[[], object]) -> Reading:
     finally:
         tracker.stop()
     found, sources = tracker.final_emissions_data, [str(part) for part in tracker._conf["hardware"]]
-    counters = [name for key, name in COUNTERS.items() if any(key in source for source in sources)]
-    kind = f"measured ({', '.join(counters)})" if counters else "estimated"
+    # The arms run on the processor: without its counters the figure is a model's, whatever a GPU counts.
+    counters = [name for name in ("Rapl", "GPU") if any(name in source for source in sources)]
+    names = " and ".join({"Rapl": "RAPL", "GPU": "NVML"}[name] for name in counters)
+    kind = f"measured ({names})" if "Rapl" in counters else "estimated"
     how = (
         f"codecarbon {found.codecarbon_version}: {', '.join(sources)}; processor {found.cpu_power:.1f} W, "
         f"memory {found.ram_power:.1f} W (always estimated)"
