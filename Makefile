@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install demo test acceptance lock clean
+.PHONY: help install demo test acceptance bench lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ test: $(INSTALLED) ## ruff, mypy and the tests that take seconds or run on real 
 
 acceptance: $(INSTALLED) ## the tests that kill, soak or serve for minutes
 	$(BIN)/pytest -m acceptance
+
+bench: $(INSTALLED) ## engines side by side on the demo's speech -> docs/benchmark-engines.md (an hour on 2 cores)
+	$(BIN)/python benchmarks/engines.py
 
 lock: $(INSTALLED) ## write requirements.lock from what is installed
 	$(BIN)/python -m pip freeze --all --exclude pip --exclude whisper-router | sed 's/+cpu$$//' > requirements.lock

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from whisper.model import AudioEncoder, ModelDimensions, Whisper
 
 from whisper_router.asr.attention import StepDecoder
+from whisper_router.asr.load import cost_dims
 from whisper_router.cost import (
     Dims,
     arm_macs,
@@ -20,6 +22,9 @@ from whisper_router.cost import (
     paper_encoder_macs,
     paper_macs,
 )
+from whisper_router.decider.logistic import LogisticDecider
+from whisper_router.decider.mlp import PooledMlp
+from whisper_router.decider.options import MlpOptions
 
 PROMPT, TOKENS = 4, 14
 WHISPER = {
@@ -121,6 +126,36 @@ def test_the_decoder_s_formula_is_within_1_percent_of_a_prompt_run_at_once(model
     whole = encoder_macs(dims, frames)
     counted = whole + counted_macs(run)
     assert counted == pytest.approx(arm_macs(dims, [(frames, PROMPT + TOKENS)]), rel=0.01)
+
+
+@pytest.mark.parametrize("floor", [50, 200, 1500])
+def test_an_arm_s_formula_is_within_1_percent_of_what_it_runs_at_any_context(make_arm, plain, clips, floor):
+    arm = make_arm("english", plain.model_copy(update={"floor_frames": floor}))
+    mel = arm.encode_audio(clips[:1]).mel  # the spectrogram is no part of the formula
+    (made,) = arm.decode(arm.encode(mel), clips[:1])
+    ((context, tokens),) = [(attempt.context, attempt.tokens) for attempt in made.attempts]
+    assert context == max(floor, plain.context(clips[0].size))
+    counted = counted_macs(lambda: arm.decode(arm.encode(mel), clips[:1]))
+    dims = Dims(**cost_dims(arm))
+    last = dims.vocabulary * dims.width  # a text that is cut off has no logits after its last token
+    whole = arm_macs(dims, [(context, tokens)])
+    assert whole - last <= counted + 0.01 * whole
+    assert counted <= 1.01 * whole
+
+
+@pytest.mark.parametrize("frames", [1, 7, 60])
+def test_the_pooled_mlp_s_formula_is_what_torch_counts_and_sees_the_pooling_besides(frames):
+    layers, width = 5, 64
+    network = PooledMlp(MlpOptions(kind="mlp", extractor="x"), layers, width).eval()
+    states = torch.randn(1, frames, layers, width)
+    counted = counted_macs(lambda: network(states, torch.tensor([frames])))
+    assert network.paper_macs(frames) <= counted <= network.macs(frames)
+
+
+def test_the_logistic_decider_s_formula_is_one_product_a_feature():
+    decider = LogisticDecider(np.ones(14), 0.0)
+    linear = torch.nn.Linear(14, 1)
+    assert decider.paper_macs(1) == counted_macs(lambda: linear(torch.ones(1, 14)))
 
 
 def test_a_retry_at_another_context_pays_the_encoder_again_and_at_the_same_not():

@@ -203,13 +203,33 @@ def register(
 
 @app.command()
 @_friendly
-def cost(as_json: Json = False) -> None:
-    """Say what an hour of audio costs by each choice and policy, in both countings of MACs."""
-    from whisper_router.summary import show_cost
+def cost(
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure this machine first: minutes, all cores busy.")
+    ] = False,
+    table: Annotated[
+        str | None, typer.Option(help="Name of a table in costs/; default: this machine's.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what an hour of audio costs by each choice and policy, in every currency with data.
 
-    table = show_cost(Console(quiet=as_json))
+    Multiply-accumulates are counted. Seconds and joules come from costs/MACHINE.json, which --measure
+    writes: encoder and decoder of both arms, deciders, energy, on the manifest's audio.
+    """
+    from whisper_router.cost_report import show_cost, write_table
+    from whisper_router.paths import LABELS
+
+    console = Console(quiet=as_json)
+    if measure:
+        if table is not None:
+            raise UserError(f"--table {table}: --measure writes this machine's table; leave one of them out")
+        write_table(console)
+        if not LABELS.is_file():
+            return
+    shown = show_cost(console, table)
     if as_json:
-        print(json.dumps(table))
+        print(json.dumps(shown))
 
 
 @app.command()

@@ -4,14 +4,16 @@ Pooled figures: all errors over all reference words; all multiply-accumulates ov
 Intervals are the 2.5 and 97.5 percentiles of a bootstrap over speakers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from whisper_router.cost import CURRENCIES, Dims, arm_macs, encoder_macs, paper_encoder_macs, paper_macs
+from whisper_router.cost import Dims, arm_macs, encoder_macs, paper_encoder_macs, paper_macs
+from whisper_router.cost_table import ArmCosts
 from whisper_router.features.options import Extractor
 
 MIN_SPEAKERS = 10
@@ -42,10 +44,21 @@ class Pair:
         return len(np.unique(self.speakers))
 
 
-def build_pair(labels: pd.DataFrame, transcripts: pd.DataFrame, dims: Mapping[str, Dims]) -> Pair:
-    """Align labels and transcripts; count the cost of every utterance."""
+def build_pair(
+    labels: pd.DataFrame,
+    transcripts: pd.DataFrame,
+    dims: Mapping[str, Dims],
+    measured: Mapping[str, ArmCosts] = MappingProxyType({}),
+) -> Pair:
+    """Align labels and transcripts; count the cost of every utterance.
+
+    Parameters
+    ----------
+    measured : mapping
+        What each arm costs on a machine: adds the currencies of its table, ``cpu_seconds`` and ``joules``.
+    """
     rows = {arm: transcripts[transcripts["arm"] == arm].set_index("id").loc[labels["id"]] for arm in dims}
-    costs: dict[str, Costs] = {}
+    costs: dict[str, dict[str, Array]] = {}
     for arm, part in rows.items():
         attempts = [
             list(zip(contexts, tokens, strict=True))
@@ -55,13 +68,17 @@ def build_pair(labels: pd.DataFrame, transcripts: pd.DataFrame, dims: Mapping[st
             "macs": np.array([arm_macs(dims[arm], pairs) for pairs in attempts], dtype=np.float64),
             "macs_paper": np.array([paper_macs(dims[arm], int(n)) for n in part["tokens"]], dtype=np.float64),
         }
-    encoders: dict[str, Costs] = {}
+        if arm in measured:
+            costs[arm] |= _columns([measured[arm].utterance(pairs) for pairs in attempts])
+    encoders: dict[str, dict[str, Array]] = {}
     for arm, part in rows.items():
         first = [int(contexts[0]) for contexts in part["attempt_contexts"]]
         encoders[arm] = {
             "macs": np.array([encoder_macs(dims[arm], frames) for frames in first], dtype=np.float64),
             "macs_paper": np.full(len(labels), paper_encoder_macs(dims[arm]), dtype=np.float64),
         }
+        if arm in measured:
+            encoders[arm] |= _columns([measured[arm].encoder(frames) for frames in first])
     return Pair(
         speakers=pd.factorize(labels["speaker"])[0],
         words=labels["words"].to_numpy(),
@@ -75,6 +92,11 @@ def build_pair(labels: pd.DataFrame, transcripts: pd.DataFrame, dims: Mapping[st
         weak_encoder=encoders["weak"],
         strong_encoder=encoders["strong"],
     )
+
+
+def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, Array]:
+    """Costs by currency of all utterances."""
+    return {currency: np.array([row[currency] for row in rows]) for currency in (rows[0] if rows else ())}
 
 
 Reads = Literal["weak_encoder", "strong_encoder", "weak"]
@@ -96,9 +118,12 @@ def spent_on(extractor: Extractor, decider: Costs) -> Spent:
 
 
 def routed_cost(pair: Pair, strong: Array, spent: Spent) -> Costs:
-    """Cost of each utterance routed by ``strong`` (bool); what was spent on the decision is always paid."""
+    """Cost of each utterance routed by ``strong`` (bool); what was spent on the decision is always paid.
+
+    Currencies are those in which the decider's cost is known.
+    """
     result = {}
-    for currency in CURRENCIES:
+    for currency in spent.decider:
         paid = getattr(pair, spent.reads)[currency]
         rest = {
             "weak": (0.0, pair.strong[currency]),
@@ -127,7 +152,7 @@ def choices(pair: Pair, strong: Array, routed: Costs) -> dict[str, Choice]:
     oracle = pair.label == 1
 
     def mix(to_strong: Array) -> Costs:
-        return {c: np.where(to_strong, pair.strong[c], pair.weak[c]) for c in CURRENCIES}
+        return {c: np.where(to_strong, pair.strong[c], pair.weak[c]) for c in pair.weak}
 
     return {
         "weak": Choice(pair.weak_errors, pair.weak, np.zeros(n)),
@@ -137,7 +162,7 @@ def choices(pair: Pair, strong: Array, routed: Costs) -> dict[str, Choice]:
         ),
         "random": Choice(
             share * pair.strong_errors + (1 - share) * pair.weak_errors,
-            {c: share * pair.strong[c] + (1 - share) * pair.weak[c] for c in CURRENCIES},
+            {c: share * pair.strong[c] + (1 - share) * pair.weak[c] for c in pair.weak},
             np.full(n, share),
         ),
         "oracle": Choice(
@@ -145,7 +170,7 @@ def choices(pair: Pair, strong: Array, routed: Costs) -> dict[str, Choice]:
         ),
         "posthoc": Choice(
             np.where(better, pair.strong_errors, pair.weak_errors),
-            {c: pair.weak[c] + pair.strong[c] for c in CURRENCIES},
+            {c: pair.weak[c] + pair.strong[c] for c in pair.weak},
             np.ones(n),
         ),
     }
@@ -176,7 +201,7 @@ def figures(
     }
     with np.errstate(invalid="ignore", divide="ignore"):
         result["gap_recovered"] = (wer["weak"] - wer["routed"]) / gap
-    for currency in CURRENCIES:
+    for currency in routed.cost:
         reference = weights @ made["strong"].cost[currency]
         for name, choice in made.items():
             result[f"{currency}_{name}"] = weights @ choice.cost[currency] / reference
@@ -280,7 +305,7 @@ def sweep(pair: Pair, scores: Array, spent: Spent) -> pd.DataFrame:
         strong = scores >= threshold
         cost = routed_cost(pair, strong, spent)
         errors = np.where(strong, pair.strong_errors, pair.weak_errors)
-        shares = {f"{c}_routed": cost[c].sum() / pair.strong[c].sum() for c in CURRENCIES}
+        shares = {f"{c}_routed": cost[c].sum() / pair.strong[c].sum() for c in cost}
         row = {"strong_share": strong.mean(), "wer_routed": errors.sum() / pair.words.sum(), **shares}
         rows.append({"threshold": threshold, **row})
     return pd.DataFrame(rows)

@@ -3,22 +3,11 @@
 from rich.console import Console
 from rich.table import Table
 
-from whisper_router.cost import CURRENCIES, Dims
-from whisper_router.evaluation import build_pair
+from whisper_router.cost import CURRENCIES
 from whisper_router.files import read_json, read_parquet
 from whisper_router.findings import warned
 from whisper_router.params import load_params
-from whisper_router.paths import (
-    ARMS,
-    CHECKED,
-    LABELS,
-    METRICS,
-    PLOTS,
-    REJECTED,
-    REPORT,
-    ROUTER,
-    TRANSCRIPTS,
-)
+from whisper_router.paths import ARMS, CHECKED, LABELS, METRICS, PLOTS, REJECTED, REPORT, ROUTER
 from whisper_router.report import CHOICE_NAMES, DEMO_NOTE, is_demo, percent
 
 
@@ -71,33 +60,3 @@ def show_summary(console: Console) -> None:
         ("metrics", METRICS / "test.json"),
     ):
         console.print(f"  {text}: {place.absolute()}", highlight=False, soft_wrap=True)
-
-
-def show_cost(console: Console) -> dict[str, dict[str, float]]:
-    """Print what an hour of the test split's audio costs by each choice and policy, in 1e9 MACs."""
-    labels, transcripts = read_parquet(LABELS), read_parquet(TRANSCRIPTS)
-    labels = labels[labels["split"] == "test"]
-    pair = build_pair(
-        labels, transcripts, {name: Dims(**arm["dims"]) for name, arm in read_json(ARMS).items()}
-    )
-    hours = labels["duration_s"].sum() / 3600
-    metrics = read_json(METRICS / "policies.json")
-    strong = {currency: pair.strong[currency].sum() / hours / 1e9 for currency in CURRENCIES}
-    first = next(iter(metrics.values()))
-    lines = {CHOICE_NAMES[c]: (first, c) for c in ("weak", "strong", "posthoc", "oracle")}
-    lines |= {f"policy {name}": (figures, "routed") for name, figures in metrics.items()}
-    table = Table(title="10^9 multiply-accumulates for an hour of audio")
-    table.add_column("choice")
-    table.add_column("WER", justify="right")
-    for currency in CURRENCIES:
-        table.add_column(currency, justify="right")
-    result: dict[str, dict[str, float]] = {}
-    for name, (figures, choice) in lines.items():
-        costs = {c: round(strong[c] * figures[f"{c}_{choice}"]["value"], 1) for c in CURRENCIES}
-        wer = figures[f"wer_{choice}"]["value"]
-        result[name] = {"wer": wer, **costs}
-        table.add_row(name, f"{wer:.1%}", *(f"{cost:,.0f}" for cost in costs.values()))
-    console.print(table)
-    for currency, meaning in CURRENCIES.items():
-        console.print(f"  {currency}: {meaning}", highlight=False)
-    return result
