@@ -246,3 +246,43 @@ def test_lhotse_s_cuts_and_its_recordings_with_supervisions(form, tmp_path):
     assert json.loads(manifest["tags"].iloc[0])["noise"] in ("0", "1")
     with pytest.raises(UserError, match=r"absent\.jsonl: no such manifest of corpus c"):
         read(tmp_path, kind="lhotse", path="absent.jsonl")
+
+
+@pytest.mark.parametrize("cut", [0, 100])
+def test_an_archive_that_is_none_or_was_cut_short_is_refused_by_name(cut, tmp_path):
+    with tarfile.open(tmp_path / "whole.tar.gz", "w:gz") as archive:
+        archive.add(__file__, "LibriSpeech/dev-clean/1/1/1-1.trans.txt")
+    (tmp_path / "cut.tar.gz").write_bytes((tmp_path / "whole.tar.gz").read_bytes()[:cut])
+    with pytest.raises(UserError, match=r"cut\.tar\.gz: not readable as \.tar\.gz (.|\n)*; fetch it again"):
+        read(tmp_path, kind="librispeech", path="cut.tar.gz")
+
+
+def test_an_archive_that_would_write_elsewhere_is_refused_and_writes_nothing(tmp_path):
+    with tarfile.open(tmp_path / "evil.tar.gz", "w:gz") as archive:
+        archive.add(__file__, "../../evil.txt")
+    with pytest.raises(UserError, match=r"evil\.tar\.gz: not readable"):
+        read(tmp_path, kind="librispeech", path="evil.tar.gz")
+    assert not list(tmp_path.parent.rglob("evil.txt"))
+
+
+def test_kaldi_segments_that_cannot_be_read_are_their_own_rows(tmp_path):
+    sound(tmp_path / "data" / "one.wav", 4.0)
+    data = tmp_path / "data"
+    (data / "wav.scp").write_text("rec1 one.wav\n")
+    (data / "text").write_text(
+        "good some words\nreversed more words\nletters other words\nshort last words\n"
+    )
+    (data / "segments").write_text("good rec1 0 1\nreversed rec1 2 1\nletters rec1 a b\nshort rec1\n")
+    manifest, rejected = read(tmp_path, kind="kaldi", path="data")
+    assert manifest.index.tolist() == ["good"]
+    assert rejected == {
+        "reversed": "duration_s -1.0 is not a number of seconds",
+        "letters": "offset_s 'a b' is not a number of seconds",
+        "short": "offset_s 'missing' is not a number of seconds",
+    }
+
+
+def test_a_lhotse_manifest_that_is_none_is_refused_by_name(tmp_path):
+    (tmp_path / "cuts.jsonl").write_text('{"id": "x"}\n')
+    with pytest.raises(UserError, match=r"cuts\.jsonl: not a manifest that lhotse can read"):
+        read(tmp_path, kind="lhotse", path="cuts.jsonl")

@@ -156,11 +156,42 @@ def test_an_unknown_format_is_refused_with_those_there_are(tmp_path):
 
 
 @pytest.mark.parametrize("line", ['{"audio": ', "[1, 2]", '"words"', "3"])
-def test_a_broken_line_is_refused_by_its_number(line, tmp_path):
+def test_a_broken_line_is_a_row_with_its_number_and_fault(line, tmp_path):
     path = tmp_path / "table.jsonl"
-    path.write_text(json.dumps(ROWS[0]) + "\n\n" + line + "\n")
-    with pytest.raises(UserError, match=r"table\.jsonl, line 3: "):
-        read_table(path)
+    path.write_text(json.dumps(ROWS[0]) + "\n\n" + line + "\n" + json.dumps(ROWS[1]) + "\n")
+    first, broken, second = read_table(path)
+    assert (first["id"], second["id"]) == (ROWS[0]["id"], ROWS[1]["id"])
+    assert broken["id"] == "table.jsonl, line 3"
+    assert "not JSON" in broken["fault"] or "is not an object" in broken["fault"]
+
+
+@pytest.mark.parametrize(("line", "count"), [("b.wav", 1), ("b.wav,some,words", 3)])
+def test_a_line_with_other_fields_than_the_header_is_a_row_with_its_fault(line, count, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes(
+        f'\ufeffaudio,text\r\na.wav,"two\nlines, ""quoted"""\r\n{line}\r\n\r\nc.wav,end'.encode()
+    )
+    first, broken, last = read_table(path)
+    assert first == {"audio": "a.wav", "text": 'two\nlines, "quoted"'}
+    assert broken == {
+        "id": "table.csv, line 4",
+        "audio": "",
+        "fault": f"{count} fields, and the header has 2",
+    }
+    assert last == {"audio": "c.wav", "text": "end"}
+
+
+@pytest.mark.parametrize("content", ["", "audio,text\n"])
+def test_a_table_without_rows_is_refused_by_name(content, tmp_path):
+    (tmp_path / "table.csv").write_text(content)
+    with pytest.raises(UserError, match=r"table\.csv: holds no rows"):
+        read_table(tmp_path / "table.csv")
+
+
+def test_a_damaged_parquet_file_is_refused_by_name(tmp_path):
+    (tmp_path / "table.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match=r"table\.parquet: not readable as parquet"):
+        read_table(tmp_path / "table.parquet")
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])

@@ -7,6 +7,7 @@ audio is missing without a word, and fail as a whole where one file is damaged. 
 import csv
 import re
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,11 @@ def _audiofolder(path: Path, corpus: Corpus, made: Path) -> list[Row]:
 def _librispeech(path: Path, corpus: Corpus, made: Path) -> list[Row]:
     """LibriSpeech: its folder, one of its parts, or a .tar.gz of them."""
     if path.is_file():
-        with tarfile.open(path) as archive:
-            archive.extractall(made, filter="data")
+        try:
+            with tarfile.open(path) as archive:
+                archive.extractall(made, filter="data")
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise UserError(f"{path}: not readable as .tar.gz ({error}); fetch it again") from error
         path = made
     parts = [path] if LIBRISPEECH_PART.fullmatch(path.name) else sorted(path.glob("**/*-*/"))
     parts = [part for part in parts if part.is_dir() and LIBRISPEECH_PART.fullmatch(part.name)]
@@ -87,7 +91,8 @@ def _common_voice(path: Path, corpus: Corpus, made: Path) -> list[Row]:
         if missing:
             raise UserError(f"{file}: has no column {sorted(missing)[0]!r}, only {lines.fieldnames}")
         for line in lines:
-            clip = line["path"] if line["path"].endswith(".mp3") else f"{line['path']}.mp3"
+            named = line["path"] or ""
+            clip = named if named.endswith(".mp3") else f"{named}.mp3"
             rows.append(
                 {
                     "id": Path(clip).stem,
@@ -122,11 +127,19 @@ def _kaldi(path: Path, corpus: Corpus, made: Path) -> list[Row]:
             "text": text,
             "speaker": speakers.get(id_),
         }
-        if len(span) == 2:
-            start, end = float(span[0]), float(span[1])
-            row |= {"offset_s": start, "duration_s": end - start}
+        if (path / "segments").is_file():
+            row |= _kaldi_span(span)
         rows.append(row)
     return rows
+
+
+def _kaldi_span(span: list[str]) -> Row:
+    """Start and end of a segment; as they are where they are no numbers: ingest rejects the row."""
+    try:
+        start, end = map(float, span)
+    except ValueError:
+        return {"offset_s": " ".join(span) or "missing"}
+    return {"offset_s": start, "duration_s": end - start}
 
 
 def _lhotse(path: Path, corpus: Corpus, made: Path) -> list[Row]:
@@ -136,14 +149,17 @@ def _lhotse(path: Path, corpus: Corpus, made: Path) -> list[Row]:
     for file in (path, path.parent / (corpus.recordings or path.name)):
         if not file.is_file():
             raise UserError(f"{file}: no such manifest of corpus {corpus.name}")
-    if corpus.recordings is None:
-        cuts = CutSet.from_file(path)
-    else:
-        recordings = RecordingSet.from_file(path.parent / corpus.recordings)
-        cuts = CutSet.from_manifests(recordings, SupervisionSet.from_file(path)).trim_to_supervisions(
-            keep_overlapping=False
-        )
-    return [row for cut in cuts for row in _cut_rows(cut, path.parent)]
+    try:
+        if corpus.recordings is None:
+            cuts = CutSet.from_file(path)
+        else:
+            recordings = RecordingSet.from_file(path.parent / corpus.recordings)
+            cuts = CutSet.from_manifests(recordings, SupervisionSet.from_file(path)).trim_to_supervisions(
+                keep_overlapping=False
+            )
+        return [row for cut in cuts for row in _cut_rows(cut, path.parent)]
+    except (AssertionError, KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(f"{path}: not a manifest that lhotse can read ({error})") from error
 
 
 def _cut_rows(cut: Any, base: Path) -> Iterator[Row]:

@@ -90,6 +90,8 @@ def _span(row: Row) -> Span | _Bad:
 
 
 def _text_fault(row: Row, corpus: Corpus) -> _Bad | None:
+    if row.get("fault"):
+        return _Bad("line", row["fault"])
     words = len(normalise(row["text"]).split())
     if not words:
         return _Bad("text", f"text {row['text']!r} is empty after normalisation")
@@ -130,7 +132,7 @@ def _examine(
     wanted = [span for span in spans if not isinstance(span, _Bad)]
     try:
         probes = probe_recording(Path(path), wanted, store) if wanted else {}
-    except AudioError as error:
+    except (AudioError, OSError) as error:
         unreadable = _Bad("audio", str(error))
         return [span if isinstance(span, _Bad) else unreadable for span in spans]
     result: list[Row | _Bad] = []

@@ -9,10 +9,11 @@ from whisper_router.audio import MAX_SECONDS
 COLUMNS = ("id", "audio", "text", "speaker", "split", "offset_s", "duration_s", "language")
 SPLITS = ("train", "dev", "calibration", "test")
 
-Kind = Literal["text", "audio", "span", "silent", "length", "duplicate", "shared", "long"]
+Kind = Literal["line", "text", "audio", "span", "silent", "length", "duplicate", "shared", "long"]
 
 # Why ingest leaves a row out.
 KINDS: dict[Kind, str] = {
+    "line": "a line of the table that cannot be read",
     "text": "no words in the text, or too few",
     "audio": "audio missing, unreadable or truncated",
     "span": "offset or duration not that of the audio",

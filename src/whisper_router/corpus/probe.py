@@ -1,7 +1,7 @@
 """What the audio of a row holds: every recording decoded once for all its segments, and remembered."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import av
@@ -34,8 +34,8 @@ class Probe:
 
 
 def _key(file_hash: str, span: Span) -> str:
-    code = code_hash("whisper_router.audio")
-    return digest([file_hash, *span, code, av.__version__])
+    code, values = code_hash("whisper_router.audio"), [field.name for field in fields(Probe)]
+    return digest([file_hash, *span, code, values, av.__version__])
 
 
 def probe_recording(path: Path, spans: Sequence[Span], store: ContentStore) -> Mapping[Span, Probe]:

@@ -1,5 +1,6 @@
 """Tables of utterances: JSONL, CSV, TSV or Parquet; and rows of any corpus as the manifest wants them."""
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from whisper_router.errors import UserError
 from whisper_router.hashing import canonical_json, unit_interval
@@ -24,6 +26,7 @@ KNOWN = (
     "tags",
     "corpus",
     "named",  # the audio as the table names it
+    "fault",  # why a line cannot be read
 )
 
 
@@ -44,7 +47,8 @@ def read_table(path: Path, columns: Mapping[str, str] = NO_COLUMNS, form: str | 
     Raises
     ------
     UserError
-        No such file, another format, a broken line, no column with audio or text; it is named.
+        No such file, another format, no column with audio or text; it is named. A line that cannot be
+        read is a row with a ``fault``.
     """
     form = form or path.suffix.removeprefix(".")
     text = columns.get("text", "text")
@@ -54,9 +58,13 @@ def read_table(path: Path, columns: Mapping[str, str] = NO_COLUMNS, form: str | 
         rows = _read(path, form, text)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 ({error})") from error
-    present = {key for row in rows for key in row}
+    except (csv.Error, pa.ArrowException) as error:
+        raise UserError(f"{path}: not readable as {form} ({error})") from error
+    if not rows:
+        raise UserError(f"{path}: holds no rows")
+    present = {key for row in rows if "fault" not in row for key in row}
     for column in (columns.get("audio", "audio"), text):
-        if column not in present:
+        if present and column not in present:
             raise UserError(
                 f"{path}: has no column {column!r}, only {sorted(present)}; see columns in params.yaml"
             )
@@ -83,11 +91,7 @@ def _read(path: Path, form: str, text: str) -> list[Row]:
     if form == "jsonl":
         rows = _read_jsonl(path, text)
     elif form in ("csv", "tsv"):
-        separator = "\t" if form == "tsv" else ","
-        frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
-        rows = [
-            {str(k): v for k, v in row.items() if v != "" or k == text} for row in frame.to_dict("records")
-        ]
+        rows = _read_csv(path, "\t" if form == "tsv" else ",", text)
     elif form == "parquet":
         frame = pd.read_parquet(path)
         rows = [
@@ -120,7 +124,7 @@ def _text(value: Any) -> str | None:
 def _number(value: Any) -> Any:
     """A cell as a number; as it is where it is none: ingest rejects its row."""
     try:
-        return None if value is None else float(value)
+        return value if value is None or isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         return value
 
@@ -132,10 +136,31 @@ def _read_jsonl(path: Path, text: str) -> list[Row]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise UserError(f"{path}, line {number}: not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise UserError(f"{path}, line {number}: {line[:60]!r} is not an object")
-            rows.append({key: value for key, value in row.items() if value is not None or key == text})
+                rows.append(_faulty(path, number, f"not JSON ({error})"))
+                continue
+            if isinstance(row, dict):
+                rows.append({key: value for key, value in row.items() if value is not None or key == text})
+            else:
+                rows.append(_faulty(path, number, f"{line[:60]!r} is not an object"))
+    return rows
+
+
+def _faulty(path: Path, number: int, reason: str) -> Row:
+    return {"id": f"{path.name}, line {number}", "audio": "", "fault": reason}
+
+
+def _read_csv(path: Path, delimiter: str, text: str) -> list[Row]:
+    rows: list[Row] = []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter)
+        header = next(reader, [])
+        for fields in reader:
+            if len(fields) == len(header):
+                named = zip(header, fields, strict=True)
+                rows.append({key: value for key, value in named if value != "" or key == text})
+            elif fields:
+                reason = f"{len(fields)} fields, and the header has {len(header)}"
+                rows.append(_faulty(path, reader.line_num, reason))
     return rows
 
 
@@ -168,6 +193,7 @@ def manifest_rows(rows: Sequence[Row], corpus: str, sample: int | None, seed: in
                 "split": _text(raw.get("split")),
                 "language": str(raw.get("language") or "en"),
                 "tags": canonical_json(tags),
+                **({"fault": raw["fault"]} if "fault" in raw else {}),
             }
         )
     if sample is not None and sample < len(result):
