@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from whisper_router.audio import WINDOW_S, Audio, load_audio, load_segment
-from whisper_router.corpus.tables import manifest_rows, read_table, renamed
+from whisper_router.audio import MAX_SECONDS, WINDOW_S, Audio, cut, load_audio
+from whisper_router.corpus.tables import Row, manifest_rows, read_table, renamed
 from whisper_router.errors import UserError
 from whisper_router.hashing import unit_interval
 from whisper_router.paths import MANIFEST
@@ -22,10 +22,9 @@ class Clip:
     audio: Audio
 
 
-def _load(row: dict[str, object]) -> Audio:
-    if row["duration_s"] is None:
-        return load_audio(str(row["audio"]))
-    return load_segment(str(row["audio"]), float(str(row["offset_s"])), float(str(row["duration_s"])))
+def _load(row: Row) -> Audio:
+    whole = load_audio(row["audio"])
+    return whole if row["offset_s"] is None else cut(whole, row["offset_s"], row["duration_s"] or MAX_SECONDS)
 
 
 def draw(table: Path, count: int, seed: int) -> list[Clip]:

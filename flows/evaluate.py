@@ -13,34 +13,39 @@ from tqdm import tqdm
 
 from flows.stage import main
 from whisper_router import report
-from whisper_router.audio import SAMPLE_RATE, load_segment
+from whisper_router.audio import SAMPLE_RATE, WINDOW_S, Audio
 from whisper_router.cost import Dims
 from whisper_router.decider.scores import Scores, score_split
 from whisper_router.errors import UserError
 from whisper_router.evaluation import Spent, build_pair, spent_on, sweep
 from whisper_router.evaluation import evaluate as measure
 from whisper_router.files import read_json, replacing_folder, write_json, write_text
+from whisper_router.findings import left_out, warned
 from whisper_router.hashing import unit_interval
+from whisper_router.labelling import utterances
+from whisper_router.long_audio import CHOICES, measure_long
 from whisper_router.params import load_params
 from whisper_router.paths import (
     ARMS,
+    CHECKED,
     DECIDER,
     LABELS,
     MANIFEST,
     METRICS,
     PLOTS,
     POLICY,
+    REJECTED,
     REPORT,
     ROUTER,
     TRANSCRIPTS,
 )
 from whisper_router.policy.calibrate import Policy
 from whisper_router.router import Router
+from whisper_router.store import ContentStore
 
 
-def _wav(row: Any) -> bytes:
+def _wav(audio: Audio) -> bytes:
     buffer = io.BytesIO()
-    audio = load_segment(row.audio, row.offset_s, row.duration_s)
     soundfile.write(buffer, audio, SAMPLE_RATE, format="WAV", subtype="PCM_16")
     return buffer.getvalue()
 
@@ -50,10 +55,12 @@ def verify(router: Router, sample: pd.DataFrame, scores: Mapping[str, float], ca
     """Let the packaged Router transcribe; fail where a route or a text is not that of the cache."""
     texts = cached.set_index(["id", "arm"])["hypothesis"]
     wrong = []
-    rows = list(sample.itertuples())
+    rows, store = utterances(sample), ContentStore()
     for start in tqdm(range(0, len(rows), 4), "evaluate: verify the router", unit="batch"):
         chunk = rows[start : start + 4]
-        for row, made in zip(chunk, router.transcribe([_wav(row) for row in chunk]), strict=True):
+        for row, made in zip(
+            chunk, router.transcribe([_wav(row.load_or_raise(store)) for row in chunk]), strict=True
+        ):
             arm = "strong" if scores[row.id] >= router.policy.threshold else "weak"
             if made.error is not None:
                 wrong.append(f"{row.id}: {made.error}")
@@ -116,10 +123,14 @@ def evaluate() -> None:
         transcripts,
     )
 
+    tested = manifest[(manifest["split"] == "test") & (manifest["duration_s"] > WINDOW_S)]
+    long = measure_long(router, tested, _wav, options.bootstrap, options.seed)
+
     shown = report.summary(metrics[chosen], len(sample))
     with replacing_folder(METRICS) as folder:
         write_json(folder / "test.json", metrics[chosen])
         write_json(folder / "policies.json", metrics)
+        write_json(folder / "long.json", long)
         write_json(folder / "summary.json", shown)
     note = report.DEMO_NOTE if report.is_demo(params) else None
     with replacing_folder(PLOTS) as folder:
@@ -138,6 +149,9 @@ def evaluate() -> None:
         PLOTS,
         DECIDER,
         read_json(ROUTER / "provenance.json"),
+        left_out(read_json(REJECTED)),
+        warned([read_json(path) for path in CHECKED]),
+        long,
     )
     write_text(REPORT, page)
     print(
@@ -146,6 +160,9 @@ def evaluate() -> None:
         f"{shown['strong_share']:.0%} sent to strong;\n"
         f"evaluate: the packaged router agrees with the cache on {len(sample)} utterances"
     )
+    if long["counts"]["recordings"]:
+        wer = ", ".join(f"{choice} {long[f'wer_{choice}']['value']:.1%}" for choice in CHOICES)
+        print(f"evaluate: {len(tested)} recordings over {WINDOW_S:g} s, window by window: WER {wer}")
 
 
 if __name__ == "__main__":

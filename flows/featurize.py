@@ -1,7 +1,6 @@
 """featurize: what deciders see -> data/features/<extractor>/."""
 
 from collections.abc import Iterator, Mapping
-from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -9,10 +8,12 @@ import torch
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.shards import load_once, run_shards, sharded
 from flows.stage import main
 from whisper_router.asr.reference import ArmReference, arm_references
-from whisper_router.checks import FEATURES as EXPECTED
-from whisper_router.checks import features_frame, run_checks
+from whisper_router.checks.run import run_checks
+from whisper_router.checks.suites import FEATURES as EXPECTED
+from whisper_router.checks.suites import features_frame
 from whisper_router.cost import Dims
 from whisper_router.errors import UserError
 from whisper_router.features.extractors import confidence, extractor_identity
@@ -44,15 +45,13 @@ def encoder_features(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Encoder states from the content store; what it lacks, or holds damaged, is encoded."""
     store, work = ContentStore(), Work(reference.sha256, reference.decode, False, (extractor,))
-    load = cache(reference.load)
     batches = plan_work(utterances(manifest), work, store, params.runtime.batch_size)
-    if batches:
-        _raise(compute(load(), batches, work, store, "featurize: encode"))
+    _raise(run_shards(reference, work, "featurize: encode", params.runtime.runner, batches))
     for row in utterances(manifest):
         path = work.encoding_path(store, row.sha256, extractor)
         states = store.read_encoding(path)
         if states is None:
-            _raise(compute(load(), [[row]], work, store, f"featurize: encode {row.id} again"))
+            _raise(compute(load_once(reference), [[row]], work, store, f"featurize: encode {row.id} again"))
             states = store.read_encoding(path)
         if states is None:
             raise UserError(f"{path}: the content store lost it again; check the disk")
@@ -92,9 +91,8 @@ def featurize_one(name: str, params: Params, manifest: pd.DataFrame) -> None:
     write_features(folder, features, identity)
     reader = FeatureReader(folder)
     frame = features_frame({id_: reader[id_] for id_ in reader.ids}, manifest["id"].tolist())
-    run_checks(
-        f"features-{name}", frame, EXPECTED, CHECKS / "features" / f"{name}.json", DOCS / f"features-{name}"
-    )
+    output, docs = CHECKS / "features" / f"{name}.json", DOCS / f"features-{name}"
+    run_checks(f"features-{name}", frame, EXPECTED, params.checks, output, docs)
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(
         f"featurize: {name}: {len(reader.ids)} utterances, {size / 1e6:.1f} MB, "
@@ -104,11 +102,7 @@ def featurize_one(name: str, params: Params, manifest: pd.DataFrame) -> None:
 
 def announce(params: Params, manifest: pd.DataFrame) -> None:
     """Say what stored states take; refuse what does not fit. label did so for what it knew of."""
-    stored = {
-        name: extractor
-        for name, extractor in params.extractors.items()
-        if extractor.kind == "encoder" and extractor.is_stored
-    }
+    stored = params.stored_extractors
     arms = read_json(ARMS)
     works = {
         name: (
@@ -136,4 +130,4 @@ def featurize() -> None:
 
 
 if __name__ == "__main__":
-    main(featurize)
+    main(sharded(featurize))

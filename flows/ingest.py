@@ -7,6 +7,7 @@ from prefect import flow
 
 from flows.stage import main
 from whisper_router.corpus.ingest import ingest as build_manifest
+from whisper_router.corpus.options import KINDS
 from whisper_router.files import write_json, write_parquet
 from whisper_router.params import load_params
 from whisper_router.paths import AUDIO, MANIFEST, REJECTED
@@ -26,7 +27,11 @@ def ingest() -> None:
         f"{manifest['speaker'].nunique()} speakers ({splits})"
     )
     if rejected:
+        kinds = Counter(row.kind for row in rejected)
         print(f"ingest: {len(rejected)} rows left out, all in {REJECTED}:")
+        for kind, count in kinds.most_common():
+            print(f"  {count}: {KINDS[kind]}")
+        print("ingest: the first of them:")
         for row in rejected[:10]:
             print(f"  {row.corpus} {row.id}: {row.reason}")
 

@@ -1,26 +1,27 @@
 """label: both arms over the manifest -> data/transcripts.parquet, data/labels.parquet."""
 
-from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 
 import pandas as pd
 import torch
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow
 
+from flows.shards import load_once, run_shards, sharded
 from flows.stage import main
-from whisper_router.asr.arm import Arm
 from whisper_router.asr.decoding import Hypothesis
-from whisper_router.asr.load import cost_dims, load_arm
+from whisper_router.asr.load import cost_dims
+from whisper_router.asr.reference import ArmReference
 from whisper_router.asr.weights import find_checkpoint
-from whisper_router.checks import LABELS as EXPECTED
-from whisper_router.checks import labels_frame, run_checks
+from whisper_router.audio import WINDOW_S
+from whisper_router.checks.run import run_checks
+from whisper_router.checks.suites import LABELS as EXPECTED
+from whisper_router.checks.suites import labels_frame
 from whisper_router.cost import Dims
 from whisper_router.files import write_json, write_parquet
 from whisper_router.labelling import (
-    Utterance,
     Work,
     announce_encodings,
-    compute,
     labels_table,
     transcribe_all,
     transcripts_table,
@@ -30,25 +31,6 @@ from whisper_router.params import load_params
 from whisper_router.paths import ARMS, CHECKS, DOCS, LABELS, MANIFEST, TRANSCRIPTS
 from whisper_router.store import ContentStore
 
-SHARD_BATCHES = 32
-
-
-@task(name="label-shard", task_run_name="label-{title}", cache_policy=NO_CACHE)
-def label_shard(arm: Arm, batches: Sequence[Sequence[Utterance]], work: Work, title: str) -> dict[str, str]:
-    """Encode and decode some batches into the content store."""
-    return compute(arm, batches, work, ContentStore(), title)
-
-
-def run_shards(
-    arm: Arm, batches: Sequence[Sequence[Utterance]], work: Work, store: ContentStore, title: str
-) -> dict[str, str]:
-    """A task a shard."""
-    errors: dict[str, str] = {}
-    shards = [batches[i : i + SHARD_BATCHES] for i in range(0, len(batches), SHARD_BATCHES)]
-    for number, shard in enumerate(shards, start=1):
-        errors |= label_shard(arm, shard, work, f"{title} {number}/{len(shards)}")
-    return errors
-
 
 @flow(name="label", validate_parameters=False)
 def label() -> None:
@@ -56,34 +38,27 @@ def label() -> None:
     params = load_params()
     torch.set_num_threads(1)
     manifest = pd.read_parquet(MANIFEST)
-    rows, store = utterances(manifest), ContentStore()
-    stored = {
-        name: extractor
-        for name, extractor in params.extractors.items()
-        if extractor.kind == "encoder" and extractor.is_stored
-    }
-    arms: dict[str, tuple[Arm, Work]] = {}
-    references: dict[str, dict[str, object]] = {}
+    long = manifest["duration_s"] > WINDOW_S
+    if long.any():
+        print(f"label: {long.sum()} rows over {WINDOW_S:g} s have no label; evaluate runs the router on them")
+    manifest = manifest[~long].reset_index(drop=True)
+    rows, stored = utterances(manifest), params.stored_extractors
+    references: dict[str, ArmReference] = {}
+    dims: dict[str, Dims] = {}
+    works: dict[str, Work] = {}
     for name, options in (("weak", params.arms.weak), ("strong", params.arms.strong)):
-        checkpoint = find_checkpoint(options.model)
-        arm = load_arm(checkpoint, options.decode)
+        reference = ArmReference.of(options.model, find_checkpoint(options.model), options.decode)
         encoders = tuple(extractor for extractor in stored.values() if extractor.arm == name)
-        arms[name] = arm, Work(checkpoint.sha256, options.decode, True, encoders)
-        references[name] = {
-            "model": options.model,
-            "sha256": checkpoint.sha256,
-            "size": checkpoint.size,
-            "decode": options.decode.model_dump(mode="json"),
-            "dims": cost_dims(arm),
-        }
-    sizes = {name: (Dims(**cost_dims(arm)), work) for name, (arm, work) in arms.items()}
-    announce_encodings(stored, sizes, rows, store, beside=True)
+        references[name], works[name] = reference, Work(reference.sha256, reference.decode, True, encoders)
+        dims[name] = Dims(**cost_dims(load_once(reference)))
+    sizes = {name: (dims[name], work) for name, work in works.items()}
+    announce_encodings(stored, sizes, rows, ContentStore(), beside=True)
     hypotheses: dict[str, list[Hypothesis | None]] = {}
     errors: dict[str, str] = {}
-    for name, (arm, work) in arms.items():
-        hypotheses[name], failed = transcribe_all(
-            arm, work, rows, params.runtime.batch_size, f"label: {name} arm", run_shards
-        )
+    for name, work in works.items():
+        title = f"label: {name} arm"
+        run = partial(run_shards, references[name], work, title, params.runtime.runner)
+        hypotheses[name], failed = transcribe_all(work, rows, params.runtime.batch_size, title, run)
         errors |= failed
     transcripts = transcripts_table(manifest, hypotheses, errors)
     labels = labels_table(manifest, transcripts)
@@ -91,11 +66,16 @@ def label() -> None:
         print(f"label: {id_} has no label: {reason}")
     for split, part in labels.groupby("split"):
         print(f"label: {split}: {part['label'].sum()} of {len(part)} need the strong arm")
-    run_checks("labels", labels_frame(labels), EXPECTED, CHECKS / "labels.json", DOCS / "labels")
+    frame = labels_frame(labels, transcripts)
+    run_checks("labels", frame, EXPECTED, params.checks, CHECKS / "labels.json", DOCS / "labels")
     write_parquet(TRANSCRIPTS, transcripts)
     write_parquet(LABELS, labels)
-    write_json(ARMS, references)
-    wer = {arm: labels[f"errors_{arm}"].sum() / labels["words"].sum() for arm in arms}
+    arms = {
+        name: {**reference.model_dump(mode="json"), "dims": asdict(dims[name])}
+        for name, reference in references.items()
+    }
+    write_json(ARMS, arms)
+    wer = {arm: labels[f"errors_{arm}"].sum() / labels["words"].sum() for arm in references}
     print(
         f"label: {labels['label'].sum()} of {len(labels)} utterances need the strong arm; "
         f"WER weak {wer['weak']:.1%}, strong {wer['strong']:.1%}"
@@ -103,4 +83,4 @@ def label() -> None:
 
 
 if __name__ == "__main__":
-    main(label)
+    main(sharded(label))

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from prefect import flow
 
@@ -14,6 +15,11 @@ from whisper_router.paths import ARMS, DECIDER, FEATURES, LABELS, MANIFEST, POLI
 from whisper_router.router import Router, RouterDescription
 
 LOCK = Path("requirements.lock")
+NOT_SHAPING: dict[str, Any] = {
+    "evaluate": True,
+    "checks": True,
+    "runtime": {"runner": True},
+}  # params that change no router
 
 
 def provenance(params: Params, policy: str) -> dict[str, object]:
@@ -31,7 +37,7 @@ def provenance(params: Params, policy: str) -> dict[str, object]:
             "features": folder_sha256(FEATURES / extractor),
             "decider": folder_sha256(DECIDER / decider),
             "policy": file_sha256(POLICY / f"{policy}.json"),
-            "params": digest(params.model_dump(mode="json", exclude={"evaluate"})),
+            "params": digest(params.model_dump(mode="json", exclude=NOT_SHAPING)),
             "code": code_hash("whisper_router.router"),
             "requirements.lock": file_sha256(LOCK),
         },

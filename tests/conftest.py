@@ -142,6 +142,20 @@ def make_arm(checkpoints: dict[str, Path]) -> Callable[..., Arm]:
     return make
 
 
+@pytest.fixture(scope="session")
+def looping_arm(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Arm]:
+    """An arm whose texts repeat themselves: its decoder does not know where in a text it is."""
+    content = torch.load(checkpoints["english"], weights_only=True)
+    content["model_state_dict"]["decoder.positional_embedding"] *= 0
+    path = tmp_path_factory.mktemp("looping") / "looping.pt"
+    torch.save(content, path)
+
+    def make(options: DecodeOptions = PLAIN) -> Arm:
+        return load_arm(find_checkpoint(str(path)), options)
+
+    return make
+
+
 def make_examples(folder: Path, features: Sequence[np.ndarray], labels: np.ndarray) -> Examples:
     """Stored features with their labels; utterances are called ``u0``, ``u1``, ..."""
     ids = [f"u{i}" for i in range(len(features))]

@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whisper_router import audio
-from whisper_router.audio import AudioError, audio_sha256, load_audio, load_segment, windows
+from whisper_router.audio import (
+    AudioError,
+    audio_sha256,
+    clipped_share,
+    cut,
+    level_db,
+    load_audio,
+    windows,
+)
 
 RATE = audio.SAMPLE_RATE
 TONE_HZ = 440.0
@@ -204,8 +212,30 @@ def test_the_limit_on_bytes_is_refused_before_decoding(monkeypatch):
 def test_a_segment_is_the_stretch_asked_for():
     data = sound_file(np.random.default_rng(2).uniform(-0.5, 0.5, 2 * RATE), RATE)
     whole = load_audio(data)
-    assert np.array_equal(load_segment(data, 0.25, 0.5), whole[RATE // 4 : RATE * 3 // 4])
-    assert np.array_equal(load_segment(data, 1.5, 5.0), whole[RATE * 3 // 2 :])
+    assert np.array_equal(cut(whole, 0.25, 0.5), whole[RATE // 4 : RATE * 3 // 4])
+    assert np.array_equal(cut(whole, 1.5, 5.0), whole[RATE * 3 // 2 :])
+
+
+@pytest.mark.parametrize("level", [0.0, -6.0, -40.0])
+def test_the_level_is_that_of_a_square_wave_of_its_amplitude(level):
+    square = np.where(np.arange(RATE) % 2, 1, -1).astype(np.float32) * np.float32(10 ** (level / 20))
+    assert level_db(square) == pytest.approx(level, abs=1e-4)
+
+
+def test_silence_has_a_level_that_is_a_number():
+    assert level_db(np.zeros(RATE, np.float32)) == level_db(np.zeros(0, np.float32)) == -120
+
+
+@pytest.mark.parametrize(("run", "share"), [(1, 0.0), (2, 0.0), (3, 0.003), (7, 0.007)])
+def test_samples_at_full_scale_are_clipped_where_three_or_more_run(run, share):
+    samples = np.full(1000, 0.5, np.float32)
+    samples[100 : 100 + run] = -1.0
+    assert clipped_share(samples) == pytest.approx(share)
+
+
+def test_clipping_is_seen_at_both_ends_and_in_few_samples():
+    assert clipped_share(np.ones(50, np.float32)) == 1.0
+    assert clipped_share(np.ones(2, np.float32)) == 0.0
 
 
 def test_the_hash_is_that_of_the_samples_not_of_the_container():

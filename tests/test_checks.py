@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from whisper_router.checks import (
+from whisper_router.checks.options import Severities
+from whisper_router.checks.run import CheckFailedError, run_checks
+from whisper_router.checks.suites import (
     FEATURES,
     LABELS,
     MANIFEST,
     Check,
-    CheckFailedError,
     features_frame,
     labels_frame,
     manifest_frame,
-    run_checks,
 )
 from whisper_router.corpus.options import SPLITS
 
+STRICT = Severities(**dict.fromkeys(Severities.model_fields, "fail"))
 SUITES = {"manifest": MANIFEST, "labels": LABELS, "features": FEATURES}
 Verdicts = Mapping[str, Mapping[str, Any]]
 
@@ -34,10 +36,13 @@ def manifest() -> pd.DataFrame:
         {
             "id": f"u{i:02d}",
             "sha256": f"{i:064x}",
-            "duration_s": 0.1 if i == 0 else 30.0 if i == 1 else 2.5,
+            "duration_s": 0.5 if i == 0 else 15.0 if i == 1 else 2.5,
             "text": f"word number {i}",
             "speaker": f"s{i // 2 % 8}",
             "split": SPLITS[i // 2 % 4],
+            "language": "en",
+            "level_db": -23.0,
+            "clipped": 0.0,
         }
         for i in range(32)
     ]
@@ -52,6 +57,15 @@ def labels() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def transcripts() -> pd.DataFrame:
+    rows = [{"id": f"u{i}", "arm": arm, "compression_ratio": 1.1} for i in range(16) for arm in ("w", "s")]
+    return pd.DataFrame(rows)
+
+
+def labels_checked(frame: pd.DataFrame) -> pd.DataFrame:
+    return labels_frame(frame, transcripts())
+
+
 def features() -> dict[str, np.ndarray]:
     return {f"u{i}": np.full((1 + i, 3, 2), i, np.float16) for i in range(6)}
 
@@ -64,7 +78,7 @@ def verdicts(path: Path) -> dict[str, dict[str, Any]]:
 def passes(tmp_path: Path) -> Callable[[str, pd.DataFrame], Verdicts]:
     def run(suite: str, frame: pd.DataFrame) -> Verdicts:
         path = tmp_path / "verdict.json"
-        found = run_checks(suite, frame, SUITES[suite], path, tmp_path / "docs")
+        found = run_checks(suite, frame, SUITES[suite], Severities(), path, tmp_path / "docs")
         assert all(verdict.passed for verdict in found)
         return verdicts(path)
 
@@ -76,7 +90,7 @@ def fails(tmp_path: Path) -> Callable[[str, pd.DataFrame], tuple[Verdicts, str]]
     def run(suite: str, frame: pd.DataFrame) -> tuple[Verdicts, str]:
         path = tmp_path / "verdict.json"
         with pytest.raises(CheckFailedError) as caught:
-            run_checks(suite, frame, SUITES[suite], path, tmp_path / "docs")
+            run_checks(suite, frame, SUITES[suite], STRICT, path, tmp_path / "docs")
         return verdicts(path), str(caught.value)
 
     return run
@@ -99,7 +113,9 @@ def named(
 def test_a_good_table_passes_twice_with_equal_bytes_and_data_docs(tmp_path):
     for name in ("first", "second"):
         docs = tmp_path / f"docs-{name}"
-        found = run_checks("manifest", manifest_frame(manifest()), MANIFEST, tmp_path / f"{name}.json", docs)
+        found = run_checks(
+            "manifest", manifest_frame(manifest()), MANIFEST, Severities(), tmp_path / f"{name}.json", docs
+        )
         assert [verdict.name for verdict in found] == [check.name for check in MANIFEST]
         assert "manifest" in (docs / "index.html").read_text()
     first = (tmp_path / "first.json").read_bytes()
@@ -111,6 +127,7 @@ def test_a_good_table_passes_twice_with_equal_bytes_and_data_docs(tmp_path):
         "name",
         "meaning",
         "remedy",
+        "severity",
         "passed",
         "unexpected",
         "examples",
@@ -123,6 +140,11 @@ def test_each_expectation_of_the_manifest_names_the_rows_that_break_it(fails):
     frame.loc["u08", "sha256"] = "not a hash"
     frame.loc["u09", "duration_s"] = 0.09
     frame.loc["u10", "duration_s"] = 30.01
+    frame.loc[["u25", "u26"], "sha256"] = "d" * 64
+    frame.loc[["u14", "u15"], "sha256"] = "a" * 64
+    frame.loc["u22", "level_db"] = -45.5
+    frame.loc["u23", "clipped"] = 0.002
+    frame.loc["u27", "text"] = "\u0441\u043b\u043e\u0432\u043e one two"
     frame.loc["u11", "text"] = "?!"
     frame.loc[["u16", "u17"], "text"] = ["Colour!", "color"]
     frame.loc["u17", ["speaker", "split"]] = ["new", "dev"]
@@ -142,9 +164,58 @@ def test_each_expectation_of_the_manifest_names_the_rows_that_break_it(fails):
             "text_not_empty": ["u11"],
             "speakers_in_one_split": ["u18", "u19"],
             "texts_in_one_split": ["u16", "u17"],
+            "audio_in_one_split": ["u25", "u26"],
             "all_splits_present": None,
+            "long_audio_in_test": ["u10"],
+            "audio_once": ["u14", "u15", "u25", "u26"],
+            "audible": ["u22"],
+            "not_clipped": ["u23"],
+            "known_characters": ["u27"],
+            "word_rate": ["u09", "u10", "u11"],
         },
     )
+
+
+def test_medians_that_are_not_those_of_speech_are_seen_with_their_value(fails):
+    frame = manifest().assign(duration_s=28.0, text=[f"{i} word" for i in range(32)])
+    found, message = fails("manifest", manifest_frame(frame))
+    named(
+        MANIFEST,
+        found,
+        message,
+        {"word_rate": None, "median_word_rate": ["it is 0.07143"], "median_duration": ["it is 28"]},
+    )
+
+
+def test_audio_over_30_s_is_right_in_test_alone_and_other_languages_have_other_characters(passes):
+    frame = manifest().set_index("id", drop=False)
+    frame.loc["u06", ["duration_s", "text"]] = [600.0, "such a long talk " * 100]
+    frame.loc["u27", ["text", "language"]] = ["\u0441\u043b\u043e\u0432\u043e one two", "ru"]
+    passes("manifest", manifest_frame(frame.reset_index(drop=True)))
+
+
+def test_what_only_warns_is_printed_and_another_severity_fails(tmp_path, capsys):
+    frame = manifest_frame(manifest().assign(level_db=-50.0))
+    output = tmp_path / "verdict.json"
+    run_checks("manifest", frame, MANIFEST, Severities(), output, tmp_path / "docs")
+    said = capsys.readouterr().out
+    assert said.startswith("manifest: warning: audible: The level of an utterance is at least -45 dB")
+    assert "Not so: 32 rows: u00, u01, u02, u03, u04, .... Listen to these" in said
+    verdict = verdicts(output)["audible"]
+    assert (verdict["severity"], verdict["passed"]) == ("warn", False)
+    with pytest.raises(CheckFailedError, match="manifest: expectation audible failed"):
+        run_checks("manifest", frame, MANIFEST, Severities(audible="fail"), output, tmp_path / "docs")
+
+
+def test_data_docs_show_each_meaning_and_remedy(tmp_path):
+    run_checks(
+        "manifest", manifest_frame(manifest()), MANIFEST, Severities(), tmp_path / "v.json", tmp_path / "docs"
+    )
+    for folder in ("expectations", "validations"):
+        (page,) = (tmp_path / "docs" / folder).rglob("*.html")
+        text = unescape(" ".join(page.read_text().split()))
+        for check in MANIFEST:
+            assert f"{check.name}: {check.meaning} Remedy: {check.remedy}" in text, (folder, check.name)
 
 
 def test_an_unknown_split_is_seen(fails):
@@ -164,7 +235,7 @@ def test_the_split_that_is_missing_or_unknown_is_named(fails):
 
 
 def test_good_labels_pass(passes):
-    assert list(passes("labels", labels_frame(labels()))) == [check.name for check in LABELS]
+    assert list(passes("labels", labels_checked(labels()))) == [check.name for check in LABELS]
 
 
 def test_each_expectation_of_the_labels_names_the_rows_that_break_it(fails):
@@ -172,7 +243,7 @@ def test_each_expectation_of_the_labels_names_the_rows_that_break_it(fails):
     frame.loc[0, "id"] = "u4"
     frame.loc[5, ["wer_weak", "wer_strong"]] = -0.1
     frame.loc[frame["split"] == "test", "label"] = 1
-    found, message = fails("labels", labels_frame(frame))
+    found, message = fails("labels", labels_checked(frame))
     named(
         LABELS,
         found,
@@ -185,10 +256,19 @@ def test_each_expectation_of_the_labels_names_the_rows_that_break_it(fails):
     )
 
 
+def test_a_text_that_loops_and_a_reference_that_no_arm_understands_are_seen(fails):
+    frame, made = labels(), transcripts()
+    frame.loc[7, ["wer_weak", "wer_strong"]] = [1.2, 1.0]
+    frame.loc[8, ["wer_weak", "wer_strong"]] = [1.2, 0.99]
+    made.loc[(made["id"] == "u9") & (made["arm"] == "s"), "compression_ratio"] = 2.5
+    found, message = fails("labels", labels_frame(frame, made))
+    named(LABELS, found, message, {"one_arm_understands": ["u7"], "hypotheses_do_not_loop": ["u9"]})
+
+
 def test_no_more_than_five_examples_are_shown_and_all_are_counted(fails):
     frame = labels()
     frame["label"] = 0
-    found, _ = fails("labels", labels_frame(frame))
+    found, _ = fails("labels", labels_checked(frame))
     assert len(found["both_classes_present"]["examples"]) == 5
     assert found["both_classes_present"]["unexpected"] == 16
 
@@ -196,7 +276,7 @@ def test_no_more_than_five_examples_are_shown_and_all_are_counted(fails):
 def test_a_wer_that_is_not_a_number_is_seen(fails):
     frame = labels()
     frame.loc[3, "wer_strong"] = np.nan
-    found, message = fails("labels", labels_frame(frame))
+    found, message = fails("labels", labels_checked(frame))
     named(LABELS, found, message, {"wer_bounds": ["u3"]})
 
 
@@ -239,3 +319,7 @@ def test_each_expectation_of_the_features_names_the_utterances_that_break_it(fai
 def test_the_suites_name_each_check_once():
     for suite in SUITES.values():
         assert len({check.name for check in suite}) == len(suite)
+
+
+def test_each_check_has_a_severity_and_each_severity_a_check():
+    assert {check.name for suite in SUITES.values() for check in suite} == set(Severities.model_fields)

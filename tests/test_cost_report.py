@@ -1,6 +1,7 @@
 """`whisper-router cost` on a project of tiny random Whispers: measured, stale, missing."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,19 @@ from whisper_router.decider.registry import save_decider
 from whisper_router.features.extractors import confidence, extractor_identity, pool_states
 from whisper_router.features.store import write_features
 from whisper_router.files import write_json, write_parquet, write_text
-from whisper_router.labelling import Work, labels_table, transcribe_all, transcripts_table, utterances
+from whisper_router.labelling import (
+    Work,
+    compute,
+    labels_table,
+    transcribe_all,
+    transcripts_table,
+    utterances,
+)
 from whisper_router.machine import machine_name
 from whisper_router.params import load_params
 from whisper_router.paths import ARMS, DECIDER, FEATURES, LABELS, MANIFEST, POLICY, TRANSCRIPTS
 from whisper_router.policy.calibrate import Bound, Calibration, Policy
+from whisper_router.store import ContentStore
 
 PARAMS = """
 ingest: {{root: corpora, corpora: [{{name: toy, kind: table, path: toy.csv}}]}}
@@ -82,7 +91,8 @@ def project(tmp_path_factory, checkpoints, options, clips, wav, make_arm, refere
         for name, vocabulary in (("weak", "english"), ("strong", "multilingual")):
             specs[name] = reference_of(checkpoints[vocabulary], options)
             work = Work(arms[name].sha256, options, True, ())
-            found[name], _ = transcribe_all(arms[name], work, utterances(manifest), 3, name)
+            run = partial(compute, arms[name], work=work, store=ContentStore(), title=name)
+            found[name], _ = transcribe_all(work, utterances(manifest), 3, name, run)
         made = {
             name: {**ref.model_dump(mode="json"), "dims": cost_dims(arms[name])}
             for name, ref in specs.items()

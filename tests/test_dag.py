@@ -4,59 +4,28 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import soundfile
 import torch
+from clones import call, kill_when, make_clone, start
 
 from whisper_router.hashing import folder_sha256
 from whisper_router.store import ContentStore
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.real]
 
-ROOT = Path(__file__).parents[1]
 UTTERANCES = 150
 STAGES = ["ingest", "check", "label", "featurize", "train", "calibrate", "package", "evaluate"]
 
 
-def call(clone: Path, *arguments: str) -> str:
-    """Run whisper-router's command in a clone, with the clone's own code and content store."""
-    environment = {
-        key: value for key, value in os.environ.items() if not key.startswith(("PREFECT", "MLFLOW"))
-    }
-    environment |= {"PYTHONPATH": str(clone / "src"), "WHISPER_ROUTER_CACHE": str(clone / ".cache")}
-    code = "from whisper_router.cli import app; app()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=clone,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def stages_run(output: str) -> list[str]:
     return [name for name in STAGES if f"Running stage '{name}'" in output]
-
-
-def make_clone(folder: Path) -> Path:
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for name in filter(None, tracked.stdout.split("\0")):
-        if (ROOT / name).is_file() and name != "dvc.lock":
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "clone"]):
-        subprocess.run(["git", *command], cwd=folder, check=True)
-    return folder
 
 
 CORPUS = f"name: demo, kind: demo, path: demo/sentences.txt, utterances: {UTTERANCES}, seed: 7"
@@ -140,31 +109,49 @@ def test_the_registered_model_works_with_the_repository_moved_away(clone: Path, 
     assert "not readable as audio" in bad["error"]
 
 
-def start(clone: Path, stage: str) -> subprocess.Popen[bytes]:
-    """Start a stage's flow without DVC, which would bring back outputs that it has in its cache."""
-    environment = {
-        key: value for key, value in os.environ.items() if not key.startswith(("PREFECT", "MLFLOW"))
-    }
-    environment |= {"PYTHONPATH": str(clone / "src"), "WHISPER_ROUTER_CACHE": str(clone / ".cache")}
-    command = [sys.executable, "-m", f"flows.{stage}"]
-    with (clone / f"{stage}.log").open("w") as log:
-        return subprocess.Popen(
-            command, cwd=clone, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
+def joined(clone: Path, split: str, seconds: float, name: str) -> dict[str, str]:
+    """A recording of the demo's clips of a split, one after another, for at least so long."""
+    manifest = pd.read_parquet(clone / "data/manifest.parquet")
+    rows = manifest[(manifest["corpus"] == "demo") & (manifest["split"] == split)]
+    count = int((rows["duration_s"].cumsum() < seconds).sum()) + 1
+    chosen = rows.iloc[:count]
+    samples = [soundfile.read(clone / audio, dtype="int16")[0] for audio in chosen["audio"]]
+    soundfile.write(clone / "data/corpora/calls" / f"{name}.flac", np.concatenate(samples), 16_000)
+    text = " ".join(chosen["text"])
+    return {"id": name, "audio": f"{name}.flac", "text": text, "speaker": name, "split": split}
 
 
-def kill_when(clone: Path, stage: str, reached: Callable[[], bool]) -> None:
-    """Kill a stage's flow, with all it started, as soon as it got that far."""
-    process = start(clone, stage)
-    while not reached():
-        assert process.poll() is None, (clone / f"{stage}.log").read_text()
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def test_audio_over_30_s_and_rows_that_were_left_out_reach_the_report(clone: Path) -> None:
+    calls = clone / "data/corpora/calls"
+    calls.mkdir()
+    rows = [
+        joined(clone, "test", 40, "one"),
+        joined(clone, "test", 70, "two"),
+        joined(clone, "train", 8, "three"),
+    ]
+    soundfile.write(calls / "mute.wav", np.zeros(32_000, np.int16), 16_000)
+    rows += [{**rows[2], "id": name, "audio": f"{name}.wav"} for name in ("mute", "gone")]
+    (calls / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpora = f"[{{{CORPUS}}}, {{name: calls, kind: table, path: calls/table.jsonl}}]"
+    assert stages_run(call(clone, "run", "-S", f"ingest.corpora={corpora}")) == STAGES
+
+    long = json.loads((clone / "data/metrics/long.json").read_text())
+    assert (long["counts"]["recordings"], long["counts"]["failed"], long["counts"]["speakers"]) == (2, 0, 2)
+    assert long["counts"]["windows"] >= 5
+    for choice in ("weak", "strong", "routed"):
+        assert 0 < long[f"wer_{choice}"]["value"] < 0.6
+    labelled = set(pd.read_parquet(clone / "data/labels.parquet")["id"])
+    assert "three" in labelled
+    assert not {"one", "two", "mute", "gone"} & labelled
+    rejected = {row["id"]: row["kind"] for row in json.loads((clone / "data/rejected.json").read_text())}
+    assert rejected == {"mute": "silent", "gone": "audio"}
+    report = (clone / "data/report.html").read_text()
+    for said in ("Audio over 30 s", "calls mute: silence", "gone.wav: no such file"):
+        assert said in report
 
 
 def test_a_killed_featurize_and_a_killed_train_go_on_with_an_equal_result(clone: Path) -> None:
-    preset = ["--preset", "paper-compact", "-S", "deciders.paper-compact.epochs=60"]
+    preset = ["--preset", "paper-compact", "-S", "deciders.paper-compact.epochs=60", "-S", SMALL]
     for arm in ("weak", "strong"):
         preset += ["-S", f"arms.{arm}.decode.floor_frames=500"]  # as decoded already
     assert stages_run(call(clone, "run", *preset)) == STAGES[2:]

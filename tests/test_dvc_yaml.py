@@ -133,6 +133,6 @@ def test_no_output_holds_the_corpora():
 
 def test_a_dep_that_is_too_many_or_too_few_would_be_seen(closures):
     imported = closures["flows.check"]
-    assert "src/whisper_router/checks.py" in imported
+    assert "src/whisper_router/checks/run.py" in imported
     assert "src/whisper_router/decider/mlp.py" not in imported
     assert "src/whisper_router/__init__.py" in imported

@@ -3,6 +3,7 @@
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from types import SimpleNamespace
@@ -282,11 +283,16 @@ def default_store(tmp_path, monkeypatch) -> ContentStore:
     return ContentStore()
 
 
+def everyone(arm, work, rows, batch_size) -> tuple[list[Hypothesis | None], dict[str, str]]:
+    run = partial(compute, arm, work=work, store=ContentStore(), title="weak")
+    return transcribe_all(work, rows, batch_size, "weak", run)
+
+
 def test_a_damaged_hypothesis_is_made_anew_in_the_same_run(
     manifest, arms, works, default_store, calls, capsys
 ):
     store, work, rows = default_store, works["weak"], utterances(manifest)
-    first = transcribe_all(arms["weak"], work, rows, 1, "weak")
+    first = everyone(arms["weak"], work, rows, 1)
     assert first[1] == {}
     assert calls.decoded == {arms["weak"].sha256: len(rows)}
     damaged = work.hypothesis_path(store, rows[2].sha256)
@@ -295,7 +301,7 @@ def test_a_damaged_hypothesis_is_made_anew_in_the_same_run(
     assert damaged.read_text() != text
     calls.decoded.clear()
     capsys.readouterr()
-    assert transcribe_all(arms["weak"], work, rows, 1, "weak") == first
+    assert everyone(arms["weak"], work, rows, 1) == first
     assert calls.decoded == {arms["weak"].sha256: 1}
     assert damaged.read_text() == text
     said = capsys.readouterr()
@@ -307,11 +313,11 @@ def test_a_damaged_hypothesis_is_made_anew_in_the_same_run(
 def test_a_damaged_hypothesis_does_not_repeat_what_cannot_be_read(manifest, arms, works, default_store):
     Path(manifest["audio"][0]).unlink()
     rows, work = utterances(manifest), works["strong"]
-    first, errors = transcribe_all(arms["strong"], work, rows, BATCH_SIZE, "strong")
+    first, errors = everyone(arms["strong"], work, rows, BATCH_SIZE)
     assert set(errors) == {"clip-0"}
     assert [made is None for made in first] == [row.id == "clip-0" for row in rows]
     work.hypothesis_path(default_store, rows[1].sha256).write_text("{")
-    again, errors = transcribe_all(arms["strong"], work, rows, BATCH_SIZE, "strong")
+    again, errors = everyone(arms["strong"], work, rows, BATCH_SIZE)
     assert set(errors) == {"clip-0"}
     assert [made and made.text for made in again] == [made and made.text for made in first]
 
@@ -405,12 +411,12 @@ def test_a_hypothesis_that_no_round_could_make_is_a_row_whose_reason_names_the_s
     Path(manifest["audio"][0]).unlink()
     bad = work.hypothesis_path(default_store, rows[1].sha256)
 
-    def spoil(arm, batches, work, store, title):
-        errors = compute(arm, batches, work, store, title)
+    def spoil(batches):
+        errors = compute(arms["weak"], batches, work, default_store, "weak")
         bad.write_text("{")
         return errors
 
-    found, errors = transcribe_all(arms["weak"], work, rows, BATCH_SIZE, "weak", spoil)
+    found, errors = transcribe_all(work, rows, BATCH_SIZE, "weak", spoil)
     assert [made is None for made in found] == [row.id in ("clip-0", "clip-1") for row in rows]
     assert errors == {
         "clip-0": f"{manifest['audio'][0]}: no such file",
@@ -419,7 +425,7 @@ def test_a_hypothesis_that_no_round_could_make_is_a_row_whose_reason_names_the_s
     transcripts = transcripts_table(manifest, {"weak": found}, errors)
     bad_rows = transcripts[transcripts["error"].notna()]
     assert dict(zip(bad_rows["id"], bad_rows["error"], strict=True)) == errors
-    again, errors = transcribe_all(arms["weak"], work, rows, BATCH_SIZE, "weak")
+    again, errors = everyone(arms["weak"], work, rows, BATCH_SIZE)
     assert set(errors) == {"clip-0"}
     assert again[1] is not None
 

@@ -76,7 +76,9 @@ def test_what_is_left_out_has_a_default(tmp_path):
     YAML().dump(SMALLEST, tmp_path / "params.yaml")
     params = load_params(tmp_path / "params.yaml")
     assert (params.arms.weak.model, params.arms.strong.model) == ("tiny", "small")
-    assert params.ingest.max_duration_s == 30
+    assert params.ingest.max_duration_s == 4 * 3600
+    assert params.runtime.runner.kind == "in_process"
+    assert params.checks.audible == "warn"
 
 
 @pytest.mark.parametrize(
@@ -88,6 +90,8 @@ def test_what_is_left_out_has_a_default(tmp_path):
         ("arms.medium", {"model": "base"}),
         ("arms.weak.decode.beam", 8),
         ("runtime.batchsize", 4),
+        ("runtime.runner", {"kind": "dask", "nodes": 2}),
+        ("checks.loudness", "warn"),
         ("extractors.states.layers", [1]),
         ("deciders.line.hidden", 32),
         ("policies.half.threshold", 0.5),
@@ -121,7 +125,9 @@ def test_an_unknown_key_is_refused_by_name(path, value, tmp_path):
         ("policies.half.share", float("nan")),
         ("evaluate.bootstrap", 99),
         ("evaluate.verify", 0),
-        ("ingest.max_duration_s", 30.5),
+        ("ingest.max_duration_s", 4 * 3600 + 1),
+        ("checks.audible", "ignore"),
+        ("runtime.runner", {"kind": "ray"}),
         ("ingest.min_duration_s", 0),
         ("ingest.splits.test", 0),
         ("ingest.splits.dev", 1),
@@ -426,3 +432,21 @@ def test_a_file_that_is_no_params_is_refused_and_left(text, tmp_path):
     with pytest.raises(ParamsError, match=r"params\.yaml"):
         edit_params("paper", [], path)
     assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("runner", "reason"),
+    [
+        (
+            {"kind": "dask", "workers": 0},
+            "runtime.runner.dask.workers: Input should be greater than or equal to 1",
+        ),
+        ({"kind": "dask", "address": "head"}, "runtime.runner.dask.address: String should match pattern"),
+        (
+            {"kind": "dask", "workers": 2, "address": "tcp://head:8786"},
+            "workers are those of a local cluster",
+        ),
+    ],
+)
+def test_a_runner_that_cannot_be_is_refused_with_its_reason(runner, reason, tmp_path):
+    assert reason in refusal(tmp_path, changed("runtime.runner", runner))

@@ -72,7 +72,7 @@ def test_full_context_text_equals_openai_whisper(arms, spoken, name):
     made = full.decode(full.encode(mel), audios)
     options = DecodingOptions(language="en", without_timestamps=True, fp16=False)
     for hypothesis, spectrogram in zip(made, mel, strict=True):
-        expected = whisper.decode(arm.model, spectrogram, options)
+        expected = whisper.decode(arm.decoder.model, spectrogram, options)
         assert hypothesis.text == expected.text
         assert hypothesis.tokens == len(expected.tokens)
         assert hypothesis.avg_logprob == pytest.approx(expected.avg_logprob, abs=1e-3)

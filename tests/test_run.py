@@ -79,6 +79,16 @@ def test_the_server_answers_and_is_gone_after_the_block(mark):
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
+def test_a_server_that_is_given_is_used_and_left_running(mark, monkeypatch):
+    with prefect_server() as url:
+        monkeypatch.setenv("PREFECT_API_URL", url)
+        before = set(children())
+        with prefect_server() as given:
+            assert given == url
+            assert set(children()) == before
+        assert healthy(url)
+
+
 def test_the_server_is_gone_after_an_exception(mark):
     urls = []
 

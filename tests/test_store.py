@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whisper_router.asr.decoding import Attempt, Hypothesis
+from whisper_router.audio import audio_sha256
 from whisper_router.errors import UserError
 from whisper_router.store import FREE_BYTES, STALE_S, ContentStore, parse_bytes
 
@@ -118,10 +119,29 @@ def write_training(store: ContentStore, name: str = "a") -> Path:
     return path
 
 
+def write_value(store: ContentStore, name: str = "a") -> Path:
+    path = store.value_path("probes", f"{name}-key")
+    store.write_value(path, {"whole_s": 2.5, "sha256": "ab" * 32, "none": None, "list": [1, "two"]})
+    return path
+
+
+def write_segment(store: ContentStore, name: str = "a") -> Path:
+    random = np.random.default_rng(len(name) + ord(name[0]))
+    audio = random.integers(-9000, 9000, 1600).astype(np.float32) / 32768
+    store.write_segment(audio_sha256(audio), audio)
+    return store.segment_path(audio_sha256(audio))
+
+
+def read_segment(path: Path) -> object:
+    return ContentStore(path.parents[2]).read_segment(path.stem)
+
+
 KINDS: dict[str, tuple[Callable[..., Path], Callable[[Path], object]]] = {
     "hypothesis": (write_text, ContentStore.read_hypothesis),
     "encoding": (write_states, ContentStore.read_encoding),
     "training": (write_training, ContentStore.read_training),
+    "value": (write_value, ContentStore.read_value),
+    "segment": (write_segment, read_segment),
 }
 
 
@@ -478,6 +498,6 @@ def test_a_hypothesis_with_other_words_has_another_checksum(store):
         store.write_hypothesis(path, said)
         texts.append(path.read_text())
     one, other = texts
-    swapped = one[: one.index('"hypothesis"')] + other[other.index('"hypothesis"') :]
+    swapped = one[: one.index('"value"')] + other[other.index('"value"') :]
     path.write_text(swapped)
     assert store.read_hypothesis(path) is None

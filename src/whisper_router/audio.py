@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 from pathlib import Path
 
 import av
@@ -14,6 +15,7 @@ WINDOW_S = 30.0  # seconds that Whisper's encoder sees at once
 MAX_BYTES = 1 << 30
 CONTAINERS = "wav,w64,flac,mp3,ogg,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,aac,aiff"  # FFmpeg's demuxers
 MAX_SECONDS = 4 * 3600.0
+CLIPPED = 0.998  # of full scale
 
 Audio = np.ndarray[tuple[int], np.dtype[np.float32]]
 
@@ -106,11 +108,25 @@ def _decode(container: av.container.InputContainer, name: str, max_seconds: floa
     return audio
 
 
-def load_segment(source: str | Path | bytes, offset_s: float, duration_s: float) -> Audio:
-    """A segment of a file: ``duration_s`` seconds from ``offset_s`` on."""
-    audio = load_audio(source)
+def cut(audio: Audio, offset_s: float, duration_s: float) -> Audio:
+    """A segment of audio: ``duration_s`` seconds from ``offset_s`` on, fewer at its end."""
     start = round(offset_s * SAMPLE_RATE)
     return audio[start : start + round(duration_s * SAMPLE_RATE)]
+
+
+def level_db(audio: Audio) -> float:
+    """RMS relative to full scale in dB, at least -120."""
+    power = float(np.mean(np.square(audio, dtype=np.float64))) if audio.size else 0.0
+    return 10 * math.log10(max(power, 1e-12))
+
+
+def clipped_share(audio: Audio) -> float:
+    """Share of the samples at full scale, where three or more running are."""
+    if audio.size < 3:
+        return 0.0
+    full = np.abs(audio) >= CLIPPED
+    three = full[:-2] & full[1:-1] & full[2:]
+    return float((np.convolve(three, np.ones(3)) > 0).mean()) if three.any() else 0.0
 
 
 def audio_sha256(audio: Audio) -> str:

@@ -19,7 +19,7 @@ PAPER_BEAMS = 8
 
 @dataclass(frozen=True)
 class Dims:
-    """The sizes that a Whisper's cost depends on."""
+    """The sizes that an arm's cost depends on."""
 
     n_mels: int
     width: int
@@ -27,14 +27,15 @@ class Dims:
     text_layers: int
     vocabulary: int
     prompt: int  # tokens before the first text token
+    frame_macs: int = 0  # of another family's encoder: products a frame, attention's apart
 
 
 def encoder_macs(dims: Dims, frames: int, attention: bool = True) -> int:
     """Encoder of ``frames`` frames of 20 ms; ``attention``: count products of queries, keys and values."""
     d = dims.width
-    front = dims.n_mels * d * 3 * 2 * frames + 3 * d * d * frames
-    block = 12 * d * d * frames + (2 * frames * frames * d if attention else 0)
-    return front + dims.audio_layers * block
+    frame = dims.frame_macs or dims.n_mels * d * 3 * 2 + 3 * d * d + dims.audio_layers * 12 * d * d
+    products = dims.audio_layers * 2 * frames * frames * d if attention else 0
+    return frames * frame + products
 
 
 def cross_macs(dims: Dims, frames: int) -> int:

@@ -43,6 +43,7 @@ from whisper_router.labelling import WORKERS, Utterance, Work, utterances
 from whisper_router.machine import describe_machine
 from whisper_router.params import Params
 from whisper_router.paths import DECIDER
+from whisper_router.store import ContentStore
 
 REPEATS = 3
 LENGTHS = (0.15, 0.85)  # where in the corpus, by duration, the batches of a context are taken
@@ -98,13 +99,8 @@ def load(rows: Sequence[Utterance]) -> list[Audio]:
     UserError
         The audio of one is not to be had any more.
     """
-    audios = []
-    for row in rows:
-        audio = row.load()
-        if isinstance(audio, str):
-            raise UserError(audio)
-        audios.append(audio)
-    return audios
+    store = ContentStore()
+    return [row.load_or_raise(store) for row in rows]
 
 
 def contexts(options: DecodeOptions) -> list[int]:

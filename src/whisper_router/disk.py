@@ -15,9 +15,12 @@ from whisper_router.store import LIMIT, ContentStore
 
 DVC_CACHE = Path(".dvc/cache")
 KINDS = {
+    "probes": "what ingest found in the audio",
+    "segments": "segments of longer recordings, without loss",
     "decodes": "hypotheses",
     "encodings": "encoder states",
     "trainings": "states of training",
+    "routed": "texts of audio over 30 s",
     "leftover": "of killed runs, or a run going on",
 }
 

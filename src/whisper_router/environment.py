@@ -15,6 +15,7 @@ _DEFAULTS = {
     "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
     "PREFECT_SHOW_STARTUP_TIPS": "false",
     "TOKENIZERS_PARALLELISM": "false",
+    "DASK_LOGGING__DISTRIBUTED": "warning",
 }
 
 # For processes that train, before they start: glibc keeps large blocks instead of giving them back to the

@@ -13,8 +13,9 @@ from tqdm import tqdm
 from whisper_router.asr.arm import Arm, arm_key, plan_batches
 from whisper_router.asr.decoding import Attempt, Hypothesis
 from whisper_router.asr.options import DecodeOptions
-from whisper_router.audio import SAMPLE_RATE, Audio, AudioError, audio_sha256, load_segment
+from whisper_router.audio import SAMPLE_RATE, Audio, AudioError, audio_sha256, cut, load_audio
 from whisper_router.cost import Dims
+from whisper_router.errors import UserError
 from whisper_router.features.extractors import extractor_key, feature_frames, pool_states
 from whisper_router.features.options import EncoderExtractor
 from whisper_router.scoring import word_errors
@@ -57,14 +58,36 @@ class Utterance:
     duration_s: float
     sha256: str
 
-    def load(self) -> Audio | str:
-        """The samples that the manifest speaks of, or why they are not to be had."""
+    def load(self, store: ContentStore) -> Audio | str:
+        """The samples that the manifest speaks of, or why they are not to be had.
+
+        A segment of a longer recording comes from the content store, and goes back there where it was lost.
+        """
+        kept = store.read_segment(self.sha256)
+        if kept is not None:
+            return kept
         try:
-            audio = load_segment(self.audio, self.offset_s, self.duration_s)
+            recording = load_audio(self.audio)
         except AudioError as error:
             return str(error)
+        audio = cut(recording, self.offset_s, self.duration_s)
         if audio_sha256(audio) != self.sha256:
             return f"{self.audio}: not the audio that ingest saw; run ingest again"
+        if audio.size < recording.size:
+            store.write_segment(self.sha256, audio)
+        return audio
+
+    def load_or_raise(self, store: ContentStore) -> Audio:
+        """The samples.
+
+        Raises
+        ------
+        UserError
+            They are not to be had; the message names the utterance.
+        """
+        audio = self.load(store)
+        if isinstance(audio, str):
+            raise UserError(f"{self.id}: {audio}")
         return audio
 
 
@@ -138,7 +161,13 @@ def plan_work(
 
 
 def compute(
-    arm: Arm, batches: Sequence[Sequence[Utterance]], work: Work, store: ContentStore, title: str
+    arm: Arm,
+    batches: Sequence[Sequence[Utterance]],
+    work: Work,
+    store: ContentStore,
+    title: str,
+    threads: int = WORKERS,
+    quiet: bool = False,
 ) -> dict[str, str]:
     """Encode and decode batch by batch into the store; a batch that is done is never lost.
 
@@ -149,8 +178,8 @@ def compute(
     """
     errors: dict[str, str] = {}
     with (
-        ThreadPoolExecutor(WORKERS) as pool,
-        tqdm(total=sum(map(len, batches)), desc=title, unit="utt") as bar,
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=sum(map(len, batches)), desc=title, unit="utt", disable=quiet) as bar,
     ):
         pending = [pool.submit(_compute_batch, arm, batch, work, store) for batch in batches]
         try:
@@ -166,7 +195,7 @@ def compute(
 def _compute_batch(
     arm: Arm, batch: Sequence[Utterance], work: Work, store: ContentStore
 ) -> tuple[int, dict[str, str]]:
-    loaded = [(row, row.load()) for row in batch]
+    loaded = [(row, row.load(store)) for row in batch if not work.done(store, row)]
     errors = {row.id: audio for row, audio in loaded if isinstance(audio, str)}
     good = [(row, audio) for row, audio in loaded if not isinstance(audio, str)]
     if good:
@@ -219,14 +248,18 @@ def announce_encodings(
 
 
 def transcribe_all(
-    arm: Arm,
     work: Work,
     rows: Sequence[Utterance],
     batch_size: int,
     title: str,
-    run: Callable[[Arm, Sequence[Sequence[Utterance]], Work, ContentStore, str], dict[str, str]] = compute,
+    run: Callable[[Sequence[Sequence[Utterance]]], dict[str, str]],
 ) -> tuple[list[Hypothesis | None], dict[str, str]]:
     """Every utterance's hypothesis; what the content store lacks, or holds damaged, is computed.
+
+    Parameters
+    ----------
+    run : callable
+        Computes batches into the content store; returns reasons by id, as ``compute`` does.
 
     Returns
     -------
@@ -240,7 +273,7 @@ def transcribe_all(
         batches = plan_work(rows, work, store, batch_size)
         missing = sum(map(len, batches))
         print(f"{title}: {missing} utterances to do, {len(rows) - missing} in the content store")
-        errors |= run(arm, batches, work, store, title)
+        errors |= run(batches)
         found = [store.read_hypothesis(work.hypothesis_path(store, row.sha256)) for row in rows]
         if all(made or row.id in errors for row, made in zip(rows, found, strict=True)):
             break

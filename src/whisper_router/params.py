@@ -4,17 +4,18 @@ import io
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from whisper_router.asr.options import DecodeOptions
+from whisper_router.checks.options import Severities
 from whisper_router.corpus.options import IngestOptions
 from whisper_router.decider.options import DeciderOptions
 from whisper_router.errors import UserError
-from whisper_router.features.options import Extractor
+from whisper_router.features.options import EncoderExtractor, Extractor
 from whisper_router.files import write_text
 from whisper_router.policy.options import PolicyOptions
 
@@ -44,10 +45,34 @@ class Arms(_Strict):
     strong: ArmOptions = ArmOptions(model="small")
 
 
+class InProcessRunner(_Strict):
+    """Shards one after another, each on all cores of this machine."""
+
+    kind: Literal["in_process"] = "in_process"
+
+
+class DaskRunner(_Strict):
+    """Shards on the workers of a Dask cluster: a local one of processes, or one that is running."""
+
+    kind: Literal["dask"]
+    workers: int | None = Field(None, ge=1, description="processes of a local cluster; null: one a core")
+    address: str | None = Field(None, pattern=r"^\w+://", description="scheduler, such as tcp://head:8786")
+
+    @model_validator(mode="after")
+    def _one_cluster(self) -> "DaskRunner":
+        if self.workers is not None and self.address is not None:
+            raise ValueError("workers are those of a local cluster; leave them out beside an address")
+        return self
+
+
+Runner = Annotated[InProcessRunner | DaskRunner, Field(discriminator="kind")]
+
+
 class Runtime(_Strict):
-    """How work is cut up: batch shapes move the last bits of a result, the number of workers does not."""
+    """How work is cut up: batch shapes move the last bits of a result, the runner does not."""
 
     batch_size: int = Field(16, ge=1, le=256)
+    runner: Runner = InProcessRunner()
 
 
 class RouterOptions(_Strict):
@@ -68,6 +93,7 @@ class Params(_Strict):
     """All of params.yaml."""
 
     ingest: IngestOptions
+    checks: Severities = Severities()
     arms: Arms = Arms()
     runtime: Runtime = Runtime()
     extractors: dict[Name, Extractor] = Field(min_length=1)
@@ -75,6 +101,15 @@ class Params(_Strict):
     policies: dict[Name, PolicyOptions] = Field(min_length=1)
     router: RouterOptions
     evaluate: EvaluateOptions = EvaluateOptions()
+
+    @property
+    def stored_extractors(self) -> dict[str, EncoderExtractor]:
+        """The extractors whose states label computes and featurize writes."""
+        return {
+            name: extractor
+            for name, extractor in self.extractors.items()
+            if extractor.kind == "encoder" and extractor.is_stored
+        }
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Params":

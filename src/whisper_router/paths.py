@@ -7,6 +7,7 @@ AUDIO = DATA / "audio"  # made by ingest: the demo's speech
 MANIFEST = DATA / "manifest.parquet"
 REJECTED = DATA / "rejected.json"
 CHECKS = DATA / "checks"
+CHECKED = (CHECKS / "manifest.json", CHECKS / "labels.json")
 DOCS = DATA / "docs"  # Data Docs: nothing depends on them
 TRANSCRIPTS = DATA / "transcripts.parquet"
 LABELS = DATA / "labels.parquet"

@@ -30,7 +30,7 @@ CHAMPION = "champion"
 EXPERIMENT = "whisper-router"
 LOCK = Path("dvc.lock")
 SERVING = ("openai-whisper", "torch", "av", "jiwer", "numpy", "pandas", "pydantic", "safetensors",
-           "scikit-learn", "scipy", "tqdm", "mlflow")  # fmt: skip
+           "scikit-learn", "scipy", "soundfile", "tqdm", "mlflow")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ def _router(embed: bool) -> Iterator[Path]:
         shutil.copytree(ROUTER, folder)
         (folder / WEIGHTS).mkdir()
         for arm, reference in arm_references(read_json(ARMS)).items():
-            shutil.copy(reference.checkpoint().path, folder / WEIGHTS / f"{arm}.pt")
+            path = reference.checkpoint().path
+            (shutil.copytree if path.is_dir() else shutil.copy)(path, folder / WEIGHTS / f"{arm}.pt")
         yield folder
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import pandas as pd
 import torch
 
 from whisper_router.asr.arm import Arm
-from whisper_router.asr.load import cost_dims
+from whisper_router.asr.load import cost_dims, load_arm
 from whisper_router.asr.options import ENCODER_FRAMES, DecodeOptions
 from whisper_router.asr.reference import ArmReference
-from whisper_router.asr.weights import Checkpoint, find_checkpoint, load_whisper
+from whisper_router.asr.weights import Checkpoint, find_checkpoint
+from whisper_router.audio import WINDOW_S
 from whisper_router.corpus.ingest import read_corpora
 from whisper_router.corpus.options import Corpus, IngestOptions
 from whisper_router.cost import Dims
@@ -31,6 +33,7 @@ from whisper_router.labelling import (
     Utterance,
     Work,
     announce_encodings,
+    compute,
     encoding_bytes,
     feature_counts,
     labels_table,
@@ -109,19 +112,19 @@ def label_pair(
     dims: dict[str, Dims] = {}
     arms: dict[str, tuple[Arm, Work]] = {}
     for name, (model, checkpoint) in pair.items():
-        arm = Arm(load_whisper(checkpoint), checkpoint.sha256, DECODE)
+        arm = load_arm(checkpoint, DECODE)
         encoders = tuple(extractor for extractor in extractors.values() if extractor.arm == name)
         work = Work(checkpoint.sha256, DECODE, True, encoders)
-        references[name] = ArmReference(
-            model=model, sha256=checkpoint.sha256, size=checkpoint.size, decode=DECODE
-        )
+        references[name] = ArmReference.of(model, checkpoint, DECODE)
         dims[name], arms[name] = Dims(**cost_dims(arm)), (arm, work)
     sizes = {name: (dims[name], work) for name, (_, work) in arms.items()}
     announce_encodings(extractors, sizes, rows, store, beside=False)
     hypotheses = {}
     errors: dict[str, str] = {}
     for name, (arm, work) in arms.items():
-        hypotheses[name], failed = transcribe_all(arm, work, rows, BATCH_SIZE, f"{name} arm")
+        title = f"{name} arm"
+        run = partial(compute, arm, work=work, store=store, title=title)
+        hypotheses[name], failed = transcribe_all(work, rows, BATCH_SIZE, title, run)
         errors |= failed
     transcripts = transcripts_table(manifest, hypotheses, errors)
     labels = labels_table(manifest, transcripts)
@@ -159,7 +162,7 @@ def replicate(
     torch.set_num_threads(1)
     corpus = Corpus(name=table.stem, kind="table", path=table.name)
     manifest, rejected = read_corpora(
-        IngestOptions(root=str(table.parent), corpora=(corpus,)), WORK / "audio"
+        IngestOptions(root=str(table.parent), corpora=(corpus,), max_duration_s=WINDOW_S), WORK / "audio"
     )
     extractors = {candidate.options.extractor: candidate.extractor for candidate in tried}
     references, dims, transcripts, labels = label_pair(pair, manifest, extractors)

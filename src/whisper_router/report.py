@@ -1,7 +1,7 @@
 """Charts, the summary and the self-contained report of an evaluation."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from whisper_router.cost import CURRENCIES
 from whisper_router.evaluation import Pair, oracle_frontier
+from whisper_router.findings import Finding
 from whisper_router.params import Params
 from whisper_router.policy.calibrate import Policy
 
@@ -140,6 +141,9 @@ def page(
     plots: Path,
     deciders: Path,
     provenance: Mapping[str, Any],
+    left_out: Sequence[Finding],
+    warnings: Sequence[Mapping[str, Any]],
+    long: Mapping[str, Any],
 ) -> str:
     """The report as one HTML page without external assets."""
     source = files("whisper_router").joinpath("report.html").read_text()
@@ -173,4 +177,7 @@ def page(
         frontiers={currency: _image(plots / f"frontier_{currency}.png") for currency in CURRENCIES},
         curves={name: _image(deciders / name / "curve.png") for name in params.deciders},
         provenance=provenance,
+        left_out=left_out,
+        warnings=warnings,
+        long=long,
     )

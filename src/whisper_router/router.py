@@ -11,8 +11,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 
-from whisper_router.asr.arm import Arm, Encoding
+from whisper_router.asr.arm import Arm
 from whisper_router.asr.decoding import Hypothesis
+from whisper_router.asr.engine import Encoding
 from whisper_router.asr.load import load_arm
 from whisper_router.asr.reference import ArmReference
 from whisper_router.asr.weights import Checkpoint

@@ -1,4 +1,4 @@
-"""The content store: decodes, encodings and half-trained deciders, each under the hash of all that shaped it.
+"""The content store: what is dear to compute, each entry under the hash of all that shaped it.
 
 Every entry carries a checksum. One that fails it is deleted and reads as missing, so that it is made anew.
 """
@@ -12,13 +12,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import soundfile
 from pydantic import BaseModel, ByteSize, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from whisper_router.asr.decoding import Hypothesis
+from whisper_router.audio import SAMPLE_RATE, Audio, audio_sha256
 from whisper_router.errors import UserError
 from whisper_router.files import replacing
 from whisper_router.hashing import digest
@@ -31,11 +34,12 @@ CHECKSUM_BYTES = 32  # before a training's state
 STALE_S = 3600.0  # a temporary file this old belongs to a run that was killed
 
 _BYTES: TypeAdapter[ByteSize] = TypeAdapter(ByteSize)
+_HYPOTHESIS: TypeAdapter[Hypothesis] = TypeAdapter(Hypothesis)
 
 
-class _Decode(BaseModel):
+class _Value(BaseModel):
     sha256: str
-    hypothesis: Hypothesis
+    value: Any
 
 
 @dataclass(frozen=True)
@@ -106,29 +110,67 @@ class ContentStore:
         """Where the state of a training lies."""
         return self._path("trainings", key, ".pt")
 
+    def segment_path(self, audio_sha256: str) -> Path:
+        """Where a segment that was cut out of a longer recording lies."""
+        return self._path("segments", audio_sha256, ".flac")
+
+    def value_path(self, kind: str, key: str) -> Path:
+        """Where a JSON value of some kind lies."""
+        return self._path(kind, key, ".json")
+
     @staticmethod
-    def read_hypothesis(path: Path) -> Hypothesis | None:
-        """The stored hypothesis; None where there is none, or where it was damaged."""
+    def read_value(path: Path) -> Any | None:
+        """A stored JSON value; None where there is none, or where it was damaged."""
         try:
-            entry = _Decode.model_validate_json(path.read_bytes())
+            entry = _Value.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             return None
         except ValidationError:
             _damaged(path)
             return None
-        if digest(entry.model_dump(mode="json")["hypothesis"]) != entry.sha256:
+        if digest(entry.value) != entry.sha256:
             _damaged(path)
             return None
         _touch(path)
-        return entry.hypothesis
+        return entry.value
 
     @staticmethod
-    def write_hypothesis(path: Path, hypothesis: Hypothesis) -> None:
-        """Store a hypothesis."""
-        entry = _Decode(sha256="", hypothesis=hypothesis)
-        checked = entry.model_copy(update={"sha256": digest(entry.model_dump(mode="json")["hypothesis"])})
+    def write_value(path: Path, value: Any) -> None:
+        """Store a JSON value."""
         with replacing(path) as temporary:
-            temporary.write_text(checked.model_dump_json())
+            temporary.write_text(_Value(sha256=digest(value), value=value).model_dump_json())
+
+    def read_segment(self, sha256: str) -> Audio | None:
+        """The samples of a segment; None where there is none, or where it was damaged."""
+        path = self.segment_path(sha256)
+        if not path.is_file():
+            return None
+        try:
+            samples, _ = soundfile.read(path, dtype="int16")
+        except soundfile.LibsndfileError:
+            samples = np.zeros(0, np.int16)
+        audio: Audio = samples.astype(np.float32) / 32768.0
+        if audio_sha256(audio) != sha256:
+            _damaged(path)
+            return None
+        _touch(path)
+        return audio
+
+    def write_segment(self, sha256: str, audio: Audio) -> None:
+        """Store a segment without loss: decoded audio has 16 bits."""
+        with replacing(self.segment_path(sha256)) as temporary:
+            soundfile.write(temporary, (audio * 32768).astype(np.int16), SAMPLE_RATE, format="FLAC")
+
+    @classmethod
+    def read_hypothesis(cls, path: Path) -> Hypothesis | None:
+        """The stored hypothesis; None where there is none, or where it was damaged."""
+        value = cls.read_value(path)
+        return None if value is None else _HYPOTHESIS.validate_python(value)
+
+    @classmethod
+    def write_hypothesis(cls, path: Path, hypothesis: Hypothesis) -> None:
+        """Store a hypothesis."""
+        cls.write_value(path, _HYPOTHESIS.dump_python(hypothesis, mode="json"))
 
     @staticmethod
     def read_encoding(path: Path, check: bool = True) -> np.ndarray | None:

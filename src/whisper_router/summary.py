@@ -5,8 +5,9 @@ from rich.table import Table
 
 from whisper_router.cost import CURRENCIES
 from whisper_router.files import read_json, read_parquet
+from whisper_router.findings import warned
 from whisper_router.params import load_params
-from whisper_router.paths import ARMS, LABELS, METRICS, PLOTS, REPORT, ROUTER
+from whisper_router.paths import ARMS, CHECKED, LABELS, METRICS, PLOTS, REJECTED, REPORT, ROUTER
 from whisper_router.report import CHOICE_NAMES, DEMO_NOTE, is_demo, percent
 
 
@@ -47,6 +48,11 @@ def show_summary(console: Console) -> None:
         ("saving_macs_paper", "saving in macs_paper (the paper's count)"),
     ):
         console.print(f"  {text}: {percent(metrics[name])}", highlight=False)
+    rejected, warnings = read_json(REJECTED), warned([read_json(path) for path in CHECKED])
+    if rejected or warnings:
+        names = ", ".join(verdict["name"] for verdict in warnings)
+        said = f"; expectations that do not hold: {names}" if names else ""
+        console.print(f"  data: {len(rejected)} rows were left out{said}; the report names them")
     for text, place in (
         ("chart", PLOTS / "frontier_macs.png"),
         ("report", REPORT),

@@ -34,15 +34,15 @@ def english(make_arm):
 def test_full_context_encoding_equals_whispers_own(arm, clips):
     mel = log_mel(clips[:2], ENCODER_FRAMES, arm.n_mels)
     encoding = arm.encode(mel)
-    assert len(encoding.states) == len(arm.model.encoder.blocks) + 1 == 3
+    assert len(encoding.states) == len(arm.decoder.model.encoder.blocks) + 1 == 3
     assert {tuple(state.shape) for state in encoding.states} == {(2, ENCODER_FRAMES, 64)}
-    torch.testing.assert_close(encoding.states[-1], arm.model.encoder(mel), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(encoding.states[-1], arm.decoder.model.encoder(mel), atol=1e-4, rtol=1e-4)
     inputs = []
     hooks = [
         block.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
-        for block in arm.model.encoder.blocks
+        for block in arm.decoder.model.encoder.blocks
     ]
-    arm.model.encoder(mel)
+    arm.decoder.model.encoder(mel)
     for hook in hooks:
         hook.remove()
     for state, given_to_block in zip(encoding.states[:-1], inputs, strict=True):
@@ -134,7 +134,7 @@ def test_failure_retries_at_full_context_then_at_every_temperature(make_arm, pla
     full = greedy.encode(log_mel(audio, ENCODER_FRAMES, 80))
     expected = [greedy.decode(greedy.encode_audio(audio), audio)[0], greedy.decode(full, audio)[0]]
     assert [a.tokens for a in made.attempts[:2]] == [h.attempts[0].tokens for h in expected]
-    prompt = len(arm.tokenizer.sot_sequence_including_notimestamps)
+    prompt = len(arm.decoder.tokenizer.sot_sequence_including_notimestamps)
     assert made.attempts[-1].tokens == prompt + made.tokens
 
 
@@ -206,7 +206,15 @@ def test_key_changes_with_weights_options_and_threads_only(make_arm, plain):
     key = arm_key("a" * 64, plain)
     assert arm_key("a" * 64, DecodeOptions(**plain.model_dump())) == key
     assert arm_key("b" * 64, plain) != key
+    fast = plain.model_copy(update={"engine": "ctranslate2"})
+    keys = {key, arm_key("a" * 64, fast)}
+    keys |= {
+        arm_key("a" * 64, fast.model_copy(update={name: value}))
+        for name, value in {"dtype": "int8", "encoder_dtype": "bfloat16", "beam_size": 2}.items()
+    }
+    assert len(keys) == 5
     changed = {
+        "dtype": "bfloat16",
         "language": "de",
         "floor_frames": 51,
         "margin_frames": 21,
@@ -216,13 +224,28 @@ def test_key_changes_with_weights_options_and_threads_only(make_arm, plain):
         "compression_ratio_threshold": 2.0,
         "logprob_threshold": -2.0,
     }
-    assert set(changed) == set(DecodeOptions.model_fields)
-    keys = {arm_key("a" * 64, plain.model_copy(update={name: value})) for name, value in changed.items()}
-    assert len(keys | {key}) == len(changed) + 1
+    assert {"engine", "encoder_dtype", "beam_size", *changed} == set(DecodeOptions.model_fields)
+    keys |= {arm_key("a" * 64, plain.model_copy(update={name: value})) for name, value in changed.items()}
+    assert len(keys) == len(changed) + 5
     torch.set_num_threads(2)
     assert arm_key("a" * 64, plain) != key
     torch.set_num_threads(1)
     assert arm_key("a" * 64, plain) == key
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "int8"}, "dtype int8: engine torch takes float32 or bfloat16"),
+        ({"engine": "ctranslate2", "dtype": "bfloat16"}, "ctranslate2 takes float32 or int16 or int8"),
+        ({"encoder_dtype": "bfloat16"}, "encoder_dtype bfloat16: for engine torch set dtype"),
+        ({"beam_size": 2}, "beam_size 2: engine torch is greedy; set ctranslate2"),
+        ({"engine": "onnx"}, "'torch', 'ctranslate2' or 'hf'"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_refused_by_name(options, message):
+    with pytest.raises(ValueError, match=message):
+        DecodeOptions(**options)
 
 
 def test_the_first_temperature_is_used_or_refused(make_arm, plain, clips):

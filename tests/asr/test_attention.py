@@ -10,7 +10,7 @@ TOKENS = 9
 
 @pytest.fixture(scope="module", params=["english", "multilingual"])
 def model(request, make_arm):
-    return make_arm(request.param).model
+    return make_arm(request.param).decoder.model
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ import torch
 import whisper
 from whisper import DecodingOptions
 
+from whisper_router.asr import decoding
 from whisper_router.asr.arm import log_mel
-from whisper_router.asr.decoding import Hypothesis, compression_ratio, decode
+from whisper_router.asr.decoding import Hypothesis, compression_ratio, loop_period
 from whisper_router.asr.options import ENCODER_FRAMES
 
 VOCABULARIES = ("english", "multilingual")
@@ -25,12 +26,12 @@ def arms(make_arm):
 def full(arms, clips):
     """Every clip at full context, encoded by each arm."""
     mel = log_mel(clips, ENCODER_FRAMES, 80)
-    return mel, {name: arm.encode(mel).states[-1] for name, arm in arms.items()}
+    return mel, {name: arm.encode(mel).last for name, arm in arms.items()}
 
 
 def run(arm, encoded, limits, temperature=0.0, seeds=()) -> list[Hypothesis]:
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return decode(arm.model, arm.tokenizer, encoded, limits, temperature, generators)
+    return arm.decoder(encoded, limits, temperature, generators)
 
 
 def numbers(hypothesis: Hypothesis) -> np.ndarray:
@@ -46,7 +47,7 @@ def test_greedy_batch_equals_openai_whisper(arms, full, vocabulary, limit):
     options = DecodingOptions(language="en", without_timestamps=True, fp16=False, sample_len=limit)
     assert min(hypothesis.tokens for hypothesis in made) < limit
     for hypothesis, spectrogram in zip(made, mel, strict=True):
-        expected = whisper.decode(arm.model, spectrogram, options)
+        expected = whisper.decode(arm.decoder.model, spectrogram, options)
         assert hypothesis.text == expected.text
         assert hypothesis.tokens == len(expected.tokens)
         assert hypothesis.avg_logprob == pytest.approx(expected.avg_logprob, abs=1e-3)
@@ -59,11 +60,11 @@ def test_greedy_batch_equals_openai_whisper(arms, full, vocabulary, limit):
 def test_a_text_never_begins_with_its_end(make_arm, full):
     arm, spectrogram = make_arm("english"), full[0][0]
     options = DecodingOptions(language="en", without_timestamps=True, fp16=False, sample_len=9)
-    first = whisper.decode(arm.model, spectrogram, options).tokens[0]
-    embedding = arm.model.decoder.token_embedding.weight
-    embedding[arm.tokenizer.eot] = 2 * embedding[first]
-    expected = whisper.decode(arm.model, spectrogram, options)
-    (made,) = run(arm, arm.encode(spectrogram[None]).states[-1], [9])
+    first = whisper.decode(arm.decoder.model, spectrogram, options).tokens[0]
+    embedding = arm.decoder.model.decoder.token_embedding.weight
+    embedding[arm.decoder.tokenizer.eot] = 2 * embedding[first]
+    expected = whisper.decode(arm.decoder.model, spectrogram, options)
+    (made,) = run(arm, arm.encode(spectrogram[None]).last, [9])
     assert expected.tokens[0] == first
     assert (made.text, made.tokens) == (expected.text, len(expected.tokens))
     assert made.avg_logprob == pytest.approx(expected.avg_logprob, abs=1e-3)
@@ -111,7 +112,7 @@ def test_token_limit_of_each_row_is_kept_and_reached(arms, full, vocabulary):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_confidence_has_a_finite_number_for_each_token(arms, full, vocabulary, temperature):
     encoded = full[1][vocabulary]
-    prompt = len(arms[vocabulary].tokenizer.sot_sequence_including_notimestamps)
+    prompt = len(arms[vocabulary].decoder.tokenizer.sot_sequence_including_notimestamps)
     for hypothesis in run(arms[vocabulary], encoded, [25] * len(encoded), temperature, range(len(encoded))):
         lists = (hypothesis.token_logprob, hypothesis.token_entropy, hypothesis.token_margin)
         assert [len(values) for values in lists] == [hypothesis.tokens] * 3
@@ -156,6 +157,32 @@ def test_a_low_temperature_approaches_greedy(arms, full):
     greedy = run(arms["english"], encoded, [10] * len(encoded))
     cold = run(arms["english"], encoded, [10] * len(encoded), 1e-4, range(len(encoded)))
     assert [replace(h, temperature=0.0) for h in cold] == greedy
+
+
+def test_the_end_of_a_text_that_repeats_itself_has_a_period():
+    text = list(range(100, 150))
+    for period, copies, expected in ((1, 21, 1), (1, 20, 0), (4, 6, 4), (4, 5, 0), (15, 3, 15), (15, 2, 0)):
+        assert loop_period(text + list(range(period)) * copies) == expected
+    assert loop_period(text + [1] * 30 + [2]) == 0
+    assert loop_period([]) == loop_period([5]) == 0
+
+
+def test_a_loop_is_stopped_while_decoding_and_judged_as_if_it_had_run_on(looping_arm, full, monkeypatch):
+    arm, encoded = looping_arm(), full[1]["english"]
+    monkeypatch.setattr(decoding, "LOOP_TOKENS", 1000)
+    free = run(arm, encoded, [150] * len(encoded))
+    monkeypatch.undo()
+    stopped = run(arm, encoded, [150] * len(encoded))
+    loops = [one.tokens < other.tokens for one, other in zip(stopped, free, strict=True)]
+    assert any(loops)
+    for one, other, loop in zip(stopped, free, loops, strict=True):
+        assert other.text.startswith(one.text)
+        assert one.token_logprob == pytest.approx(other.token_logprob[: one.tokens], abs=1e-3)
+        assert one.attempts[0].tokens == 2 + one.tokens
+        if loop:
+            assert one.compression_ratio > 2.4
+        else:
+            assert one.text == other.text
 
 
 def test_compression_ratio_is_high_where_a_text_repeats_itself():

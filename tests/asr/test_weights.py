@@ -334,6 +334,39 @@ def test_ctranslate2_round_trip(state: State) -> None:
     Whisper(ModelDimensions(**dims)).load_state_dict(converted, strict=True)
 
 
+def test_ctranslate2_is_written_as_its_converters_write_it(state: State) -> None:
+    expected = to_ctranslate2(state)
+    written = ctranslate2_format.from_openai(asdict(DIMS), state)
+    weights_of = {name: array for name, array in written.items() if array.dtype.kind == "f"}
+    assert weights_of.keys() == {name for name, array in expected.items() if array.dtype.kind == "f"}
+    assert all(np.array_equal(array, expected[name]) for name, array in weights_of.items())
+    assert ctranslate2_format.write_arrays(expected) == pack(dict(sorted(expected.items())))
+
+
+def test_a_ctranslate2_folder_is_a_checkpoint_with_the_hash_of_its_weights(
+    tmp_path: Path, state: State
+) -> None:
+    folder = tmp_path / "faster-whisper-mine"
+    folder.mkdir()
+    (folder / "model.bin").write_bytes(pack(to_ctranslate2(state)))
+    original = find_checkpoint(str(save(tmp_path / "mine.pt", state)))
+    for name in (str(folder), str(folder / "model.bin")):
+        found = find_checkpoint(name)
+        assert (found.name, found.path) == (folder.name, folder / "model.bin")
+        assert (found.sha256, found.size) == (original.sha256, original.size)
+    loaded = load_whisper(found).state_dict()
+    assert all(torch.equal(loaded[name], tensor.float()) for name, tensor in state.items())
+
+
+def test_a_quantised_ctranslate2_model_is_refused(tmp_path: Path, state: State) -> None:
+    arrays = to_ctranslate2(state)
+    name = "encoder/layer_0/ffn/linear_0/weight"
+    arrays[name] = arrays[name].astype(np.int8)
+    (tmp_path / "model.bin").write_bytes(pack(arrays))
+    with pytest.raises(WeightsError, match=r"lacks encoder/layer_0/ffn/linear_0/weight; .*float16 model"):
+        find_checkpoint(str(tmp_path))
+
+
 def test_ctranslate2_binary_that_cannot_be_read(state: State) -> None:
     data = pack(to_ctranslate2(state))
     for bad, fault in (

@@ -1,6 +1,7 @@
 """Every bad row of a corpus is named with its reason, every good one is in the manifest."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,18 @@ import pandas as pd
 import pytest
 import soundfile
 
+from whisper_router import labelling
 from whisper_router.audio import audio_sha256, load_audio
+from whisper_router.corpus import probe
 from whisper_router.corpus.ingest import COLUMNS, Rejected, ingest
-from whisper_router.corpus.options import Corpus, IngestOptions
+from whisper_router.corpus.options import Corpus, IngestOptions, Splits
 from whisper_router.corpus.splits import split_by_speaker
 from whisper_router.errors import UserError
+from whisper_router.labelling import utterances
+from whisper_router.store import ContentStore
 
 RATE = 16_000
+TRAINED = next(f"t{i}" for i in range(99) if split_by_speaker(f"talks/t{i}", Splits()) == "train")
 WORDS = [
     "alpha",
     "bravo",
@@ -33,18 +39,32 @@ WORDS = [
     "november",
 ]
 BAD = {
-    "missing": ({"audio": "absent.wav"}, "no such file"),
-    "truncated": ({"audio": "cut.flac"}, "truncated|not readable as audio"),
-    "no text": ({"text": ""}, "text '' is empty after normalisation"),
-    "null text": ({"text": None}, "is empty after normalisation"),
-    "punctuation": ({"text": "?! -- ,"}, r"text '\?! -- ,' is empty after normalisation"),
-    "no audio": ({"audio": ""}, "names no audio"),
-    "words": ({"audio": "words.wav"}, "not readable as audio"),
-    "empty": ({"audio": "empty.wav"}, "empty"),
-    "long": ({"audio": "long.wav"}, r"duration 31\.00 s is outside ingest's bounds of 0\.2 to 30 s"),
-    "short": ({"duration_s": 0.1}, r"duration 0\.10 s is outside"),
-    "beyond": ({"offset_s": 1.5, "duration_s": 1.0}, r"segment from 1\.5 s goes beyond the audio's end at"),
-    "after": ({"offset_s": 7.0, "duration_s": 1.0}, r"segment from 7 s goes beyond the audio's end at"),
+    "missing": ({"audio": "absent.wav"}, "audio", "no such file"),
+    "truncated": ({"audio": "cut.flac"}, "audio", "truncated|not readable as audio"),
+    "no text": ({"text": ""}, "text", "text '' is empty after normalisation"),
+    "null text": ({"text": None}, "text", "is empty after normalisation"),
+    "punctuation": ({"text": "?! -- ,"}, "text", r"text '\?! -- ,' is empty after normalisation"),
+    "no audio": ({"audio": ""}, "audio", "names no audio"),
+    "words": ({"audio": "words.wav"}, "audio", "not readable as audio"),
+    "empty": ({"audio": "empty.wav"}, "audio", "empty"),
+    "long": ({"audio": "long.wav"}, "long", "over 30 s: such rows have no label, and only the test split"),
+    "short": ({"offset_s": 0, "duration_s": 0.1}, "length", r"duration 0\.10 s is outside"),
+    "beyond": (
+        {"offset_s": 1.5, "duration_s": 1.0},
+        "span",
+        r"segment from 1\.5 s goes beyond the audio's end at 2\.00 s",
+    ),
+    "after": (
+        {"offset_s": 7.0, "duration_s": 1.0},
+        "span",
+        r"segment from 7 s goes beyond the audio's end at 2\.00 s",
+    ),
+    "wrong": (
+        {"duration_s": 4.0},
+        "span",
+        r"states duration_s 4\.00, the audio lasts 2\.00 s; correct it, or give offset_s: 0",
+    ),
+    "silent": ({"audio": "silent.wav"}, "silent", "silence: its level is -120 dB of full scale"),
 }
 
 
@@ -73,6 +93,7 @@ def corpus(tmp_path: Path) -> Path:
     (tmp_path / "words.wav").write_text("no sound at all\n" * 30)
     (tmp_path / "empty.wav").touch()
     soundfile.write(tmp_path / "long.wav", noise(31.0, 99), RATE)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(2 * RATE, np.int16), RATE)
     return tmp_path
 
 
@@ -86,8 +107,8 @@ def good_rows() -> list[dict[str, Any]]:
 def test_every_bad_row_is_named_with_its_reason_and_every_good_row_is_kept(corpus):
     good = good_rows()
     bad = [
-        {"audio": "bravo.flac", "text": f"some text for {id_}", **change, "id": id_}
-        for id_, (change, _) in BAD.items()
+        {"audio": "bravo.flac", "text": f"some text for {id_}", "speaker": TRAINED, **change, "id": id_}
+        for id_, (change, *_) in BAD.items()
     ]
     mixed = [row for pair in zip(good, bad, strict=False) for row in pair] + good[len(bad) :]
     manifest, rejected = run(corpus, table(corpus, [*mixed, {**good[0], "text": "the same id again"}]))
@@ -97,7 +118,8 @@ def test_every_bad_row_is_named_with_its_reason_and_every_good_row_is_kept(corpu
     assert len(rejected) == len(BAD) + 1
     assert reasons[good[0]["id"]].reason == "duplicate id: the first is kept"
     assert manifest.set_index("id").loc[good[0]["id"], "text"] == good[0]["text"]
-    for id_, (change, reason) in BAD.items():
+    for id_, (change, kind, reason) in BAD.items():
+        assert reasons[id_].kind == kind
         assert pd.Series([reasons[id_].reason]).str.contains(reason).all(), reasons[id_]
         assert reasons[id_].corpus == "talks"
         wanted = change.get("audio", "bravo.flac")
@@ -235,3 +257,155 @@ def test_segments_of_one_recording_need_no_ids(corpus):
     manifest, rejected = run(corpus, table(corpus, rows))
     assert rejected == []
     assert len(manifest) == 2
+
+
+def long_rows() -> list[dict[str, Any]]:
+    """A recording of 31 s for a speaker of each official split, and short ones."""
+    long = [
+        {
+            "id": f"long {split}",
+            "audio": "long.wav",
+            "text": f"long {split}",
+            "speaker": f"l{split}",
+            "split": split,
+        }
+        for split in ("train", "dev", "calibration", "test")
+    ]
+    return [*long, *({**row, "split": "train"} for row in good_rows())]
+
+
+def test_audio_over_30_s_stays_in_test_alone_and_the_rest_is_counted(corpus):
+    manifest, rejected = run(corpus, table(corpus, long_rows()))
+    long = manifest[manifest["duration_s"] > 30]
+    assert long["id"].tolist() == ["long test"]
+    assert sorted((row.id, row.kind) for row in rejected) == [
+        ("long calibration", "long"),
+        ("long dev", "long"),
+        ("long train", "long"),
+    ]
+    _, rejected = run(corpus, table(corpus, long_rows()), max_duration_s=30)
+    assert [row.kind for row in rejected] == ["length"] * 4
+
+
+def test_audio_of_a_split_of_higher_priority_is_dropped_and_named(corpus):
+    shutil.copy(corpus / "alpha.flac", corpus / "again.flac")
+    rows = [{**row, "speaker": row["id"], "split": "train"} for row in good_rows()[:4]]
+    rows[0]["split"] = "test"
+    rows[1] |= {"audio": "again.flac"}
+    rows[2] |= {"split": "dev"}
+    rows[3] |= {"split": "calibration"}
+    manifest, rejected = run(corpus, table(corpus, rows))
+    (dropped,) = rejected
+    assert (dropped.id, dropped.kind) == (rows[1]["id"], "shared")
+    assert dropped.reason.startswith(
+        "its audio also stands in a split of higher priority (test > calibration"
+    )
+    assert rows[0]["id"] in manifest["id"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("stated", "kept"), [(2.0, True), (2.5, True), (1.5, True), (2.51, False), (1.49, False)]
+)
+def test_a_stated_duration_may_be_rounded_but_not_wrong(stated, kept, corpus):
+    rows = good_rows()[:2]
+    rows[0] |= {"duration_s": stated}
+    manifest, rejected = run(corpus, table(corpus, rows))
+    assert (rows[0]["id"] in manifest["id"].tolist()) == kept
+    if kept:
+        assert manifest.set_index("id").loc[rows[0]["id"], "duration_s"] == 2.0
+    assert [row.kind for row in rejected] == ([] if kept else ["span"])
+
+
+def test_level_and_clipping_are_those_of_the_segment(corpus):
+    loud = np.where(np.arange(2 * RATE) // 20 % 2, 32767, -32768).astype(np.int16)
+    soundfile.write(corpus / "mixed.wav", np.concatenate([noise(2.0, 5) // 8, loud]), RATE)
+    rows = [
+        {
+            "id": name,
+            "audio": "mixed.wav",
+            "offset_s": offset,
+            "duration_s": 2.0,
+            "text": name,
+            "speaker": "s",
+        }
+        for name, offset in (("quiet", 0), ("clipped", 2))
+    ]
+    manifest, _ = run(corpus, table(corpus, rows))
+    found = manifest.set_index("id")
+    assert found.loc["clipped", "clipped"] == 1.0
+    assert found.loc["clipped", "level_db"] == pytest.approx(0, abs=0.01)
+    assert found.loc["quiet", "clipped"] == 0.0
+    assert found.loc["quiet", "level_db"] == pytest.approx(20 * np.log10(8000 / 3**0.5 / 8 / 32768), abs=0.2)
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> list[str]:
+    """The files that are decoded."""
+    made = []
+
+    def load(path: Path) -> np.ndarray:
+        made.append(Path(path).name)
+        return load_audio(path)
+
+    monkeypatch.setattr(probe, "load_audio", load)
+    return made
+
+
+def parts(count: int) -> list[dict[str, Any]]:
+    """Half-second segments of one recording."""
+    return [
+        {
+            "audio": "long.wav",
+            "offset_s": i / 2,
+            "duration_s": 0.5,
+            "text": f"part {i}",
+            "speaker": f"s{i % 5}",
+        }
+        for i in range(count)
+    ]
+
+
+def test_a_recording_is_decoded_once_for_all_its_segments_and_never_again(corpus, decoded):
+    first = run(corpus, table(corpus, parts(20)))
+    assert decoded == ["long.wav"]
+    again = run(corpus, table(corpus, parts(20)))
+    assert decoded == ["long.wav"]
+    pd.testing.assert_frame_equal(again[0], first[0])
+
+
+def test_new_audio_alone_is_decoded_and_no_row_moves(corpus, decoded):
+    rows = good_rows()
+    before, _ = run(corpus, table(corpus, rows[:-1]))
+    assert len(decoded) == len(rows) - 1
+    after, _ = run(corpus, table(corpus, rows))
+    assert decoded[-1] == rows[-1]["audio"]
+    assert len(decoded) == len(rows)
+    kept = after.set_index("id").loc[before["id"]].reset_index()
+    pd.testing.assert_frame_equal(kept[list(before)], before)
+
+
+def test_a_changed_file_is_decoded_anew(corpus, decoded):
+    rows = good_rows()[:2]
+    before, _ = run(corpus, table(corpus, rows))
+    soundfile.write(corpus / "alpha.flac", noise(2.0, 77), RATE, "PCM_16")
+    after, _ = run(corpus, table(corpus, rows))
+    assert decoded == ["alpha.flac", "bravo.flac", "alpha.flac"]
+    changed = before["sha256"] != after["sha256"]
+    assert before.loc[changed, "id"].tolist() == [rows[0]["id"]]
+
+
+def test_labelling_reads_segments_from_the_store_and_mends_what_it_lost(corpus, store, monkeypatch):
+    manifest, _ = run(corpus, table(corpus, parts(6)))
+    content = ContentStore()
+    whole = load_audio(corpus / "long.wav")
+    expected = [whole[round(row.offset_s * RATE) :][: RATE // 2] for row in manifest.itertuples()]
+    kept = sorted((store / "segments").glob("*/*.flac"))
+    assert len(kept) == 6
+    kept[0].unlink()
+    kept[1].write_bytes(kept[1].read_bytes()[:200])
+    for row, samples in zip(utterances(manifest), expected, strict=True):
+        assert np.array_equal(row.load(content), samples)
+    assert len(list((store / "segments").glob("*/*.flac"))) == 6
+    monkeypatch.setattr(labelling, "load_audio", lambda path: pytest.fail(f"{path} is decoded again"))
+    for row, samples in zip(utterances(manifest), expected, strict=True):
+        assert np.array_equal(row.load(content), samples)

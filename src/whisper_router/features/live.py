@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from whisper_router.asr.reference import ArmReference, arm_references
-from whisper_router.errors import UserError
 from whisper_router.features.extractors import extractor_identity, pool_states
 from whisper_router.features.options import EncoderExtractor, Extractor
 from whisper_router.features.store import FeatureIndex, FeatureReader
@@ -74,9 +73,7 @@ class LiveReader(FeatureIndex):
         arm = self._load()
 
         def encode(id_: str) -> np.ndarray:
-            audio = self._rows[id_].load()
-            if isinstance(audio, str):
-                raise UserError(f"{id_}: {audio}")
+            audio = self._rows[id_].load_or_raise(self._store)
             return pool_states(arm.encode_audio([audio]).states, 0, audio.size, self._options)
 
         return list(pool.map(encode, utterances))

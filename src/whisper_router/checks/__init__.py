@@ -1,0 +1,1 @@
+"""Expectations on what the stages make, with Great Expectations."""
