@@ -20,7 +20,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -204,25 +204,34 @@ def ctranslate2_folder(model: str, work: Path) -> str:
 
 
 def arm_options() -> list[dict[str, str]]:
-    """Every engine and number format that DecodeOptions offers."""
+    """Whisper's engines and number formats in DecodeOptions; torch's encoder before an int8 decoder."""
     from pydantic import ValidationError
 
-    from whisper_router.asr.options import DecodeOptions
+    from whisper_router.asr.options import DecodeOptions, Dtype, Engine
 
-    choices = {
-        name: [value for value in get_args(field.annotation) if isinstance(value, str)]
-        for name, field in DecodeOptions.model_fields.items()
-        if name in ("engine", "dtype", "precision", "compute_type")
-    }
-    made = []
-    for values in itertools.product(*choices.values()):
-        options = dict(zip(choices, values, strict=True))
+    made: list[dict[str, str]] = [
+        {"engine": engine, "dtype": dtype}
+        for engine, dtype in itertools.product(get_args(Engine), get_args(Dtype))
+        if engine != "hf"
+    ]
+    made += [
+        {"engine": "ctranslate2", "dtype": "int8", "encoder_dtype": dtype}
+        for dtype in ("float32", "bfloat16")
+    ]
+    found = []
+    for options in made:
         try:
             DecodeOptions.model_validate(options)
         except ValidationError:
             continue  # this engine has no such format
-        made.append(options)
-    return made
+        found.append(options)
+    return found
+
+
+def arm_name(options: Mapping[str, str]) -> str:
+    """What a reader calls it."""
+    before = f", torch {options['encoder_dtype']} encoder" if "encoder_dtype" in options else ""
+    return f"whisper-router {options['engine']} {options['dtype']}{before}"
 
 
 def plan(models: Sequence[str], work: Path) -> list[Run]:
@@ -265,7 +274,7 @@ def plan(models: Sequence[str], work: Path) -> list[Run]:
             {
                 "contestant": "arm",
                 "model": model,
-                "name": " ".join(["whisper-router", *(options.values() or ["torch"])]),
+                "name": arm_name(options),
                 "options": options,
                 "key": arm_key(checkpoint.sha256, DecodeOptions.model_validate(options)),
             }

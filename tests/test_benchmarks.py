@@ -9,6 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from whisper_router.asr.options import DTYPES
 from whisper_router.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -86,6 +87,10 @@ def test_a_run_keeps_its_figures_and_the_report_holds_no_text(
         assert text not in figures
 
 
-def test_every_engine_of_the_options_is_a_contestant(scripts):
-    options = scripts["engines"].arm_options()
-    assert len(options) == len({json.dumps(each) for each in options}) >= 1
+def test_every_engine_and_format_for_whisper_is_a_contestant(scripts):
+    names = [scripts["engines"].arm_name(options) for options in scripts["engines"].arm_options()]
+    assert len(names) == len(set(names))
+    for engine, dtypes in DTYPES.items():
+        for dtype in dtypes:
+            assert (f"whisper-router {engine} {dtype}" in names) == (engine != "hf")
+    assert "whisper-router ctranslate2 int8, torch bfloat16 encoder" in names
