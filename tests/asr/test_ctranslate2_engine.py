@@ -1,6 +1,7 @@
 """Engine ctranslate2 against torch on the same weights."""
 
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,8 @@ import pytest
 import torch
 import whisper
 
-from whisper_router.asr import ctranslate2_engine
-from whisper_router.asr.arm import log_mel
+from whisper_router.asr import ctranslate2_engine, engine
+from whisper_router.asr.arm import arm_key, log_mel
 from whisper_router.asr.ctranslate2_format import from_openai, read_arrays, to_openai, write_arrays
 from whisper_router.asr.decoding import Attempt
 from whisper_router.asr.load import load_arm
@@ -195,6 +196,19 @@ def test_a_missing_package_or_type_is_named_with_its_remedy(make_arm, plain, mon
     monkeypatch.setitem(sys.modules, "ctranslate2", None)
     with pytest.raises(UserError, match=r"pip install 'whisper-router\[fast\]'"):
         make_arm("english", on(plain))
+
+
+def test_a_key_without_the_package_is_refused_as_well(plain, monkeypatch):
+    def absent(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    engine.engine_versions.cache_clear()
+    monkeypatch.setattr(engine, "version", absent)
+    with pytest.raises(
+        UserError, match=r"ctranslate2 is not installed; pip install 'whisper-router\[fast\]'"
+    ):
+        arm_key("a" * 64, on(plain))
+    assert arm_key("a" * 64, plain)
 
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
