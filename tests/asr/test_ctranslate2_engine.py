@@ -16,7 +16,10 @@ from whisper_router.asr.decoding import Attempt
 from whisper_router.asr.load import load_arm
 from whisper_router.asr.options import ENCODER_FRAMES
 from whisper_router.asr.weights import find_checkpoint
+from whisper_router.audio import SAMPLE_RATE, audio_sha256
 from whisper_router.errors import UserError
+from whisper_router.features.options import EncoderExtractor
+from whisper_router.labelling import Utterance, Work, transcribe_all
 from whisper_router.router import Router, RouterMismatchError
 
 pytest.importorskip("ctranslate2")
@@ -153,6 +156,26 @@ def test_an_encoder_extractor_on_its_encoder_is_refused_with_a_remedy(make_arm, 
     encoding = make_arm("english", on(plain)).encode_audio(clips[:1])
     with pytest.raises(UserError, match=r"encoder_dtype .* bfloat16 or float32.*confidence"):
         encoding.states  # noqa: B018
+
+
+def test_labelling_runs_on_it_side_by_side(make_arm, plain, clips, wav, tmp_path, monkeypatch):
+    monkeypatch.setenv("WHISPER_ROUTER_CACHE", str(tmp_path / "cache"))
+    rows = []
+    for i, clip in enumerate(clips):
+        path = tmp_path / f"{i}.wav"
+        path.write_bytes(wav(clip))
+        rows.append(Utterance(f"u{i}", str(path), 0.0, clip.size / SAMPLE_RATE, audio_sha256(clip)))
+    arm = make_arm("english", on(plain, "int8"))
+    work = Work(arm.sha256, arm.options, True, ())
+    made, errors = transcribe_all(arm, work, rows, 2, "fast")
+    assert not errors
+    for clip, one in zip(clips, made, strict=True):
+        (alone,) = arm.decode(arm.encode_audio([clip]), [clip])
+        assert (one.text, one.attempts) == (alone.text, alone.attempts)
+        np.testing.assert_allclose(numbers(one), numbers(alone), atol=1e-3)
+    states = Work(arm.sha256, arm.options, True, (EncoderExtractor(kind="encoder"),))
+    with pytest.raises(UserError, match=r"encoder_dtype .* bfloat16 or float32"):
+        transcribe_all(arm, states, rows, 2, "fast")
 
 
 def test_a_cascade_runs_on_it(package_router, plain, clips, wav, tmp_path):
