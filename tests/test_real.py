@@ -57,27 +57,39 @@ def alone(arms, spoken) -> dict[str, dict[str, str]]:
     }
 
 
+@pytest.mark.parametrize("engine", ["torch", "ctranslate2"])
 @pytest.mark.parametrize("name", ["tiny.en", "base"])
-def test_full_context_text_equals_openai_whisper(arms, spoken, name):
+def test_full_context_text_equals_openai_whisper(arms, spoken, name, engine):
     plain = DecodeOptions(
+        engine=engine,
         floor_frames=ENCODER_FRAMES,
         temperatures=(0.0,),
         compression_ratio_threshold=100,
         logprob_threshold=-100,
     )
-    arm = arms[name]
+    model = arms[name].decoder.model
     full = load_arm(find_checkpoint(name), plain)
     audios = [load_audio(path) for path in spoken.values()]
-    mel = log_mel(audios, ENCODER_FRAMES, arm.n_mels)
+    mel = log_mel(audios, ENCODER_FRAMES, full.n_mels)
     made = full.decode(full.encode(mel), audios)
     options = DecodingOptions(language="en", without_timestamps=True, fp16=False)
     for hypothesis, spectrogram in zip(made, mel, strict=True):
-        expected = whisper.decode(arm.decoder.model, spectrogram, options)
+        expected = whisper.decode(model, spectrogram, options)
         assert hypothesis.text == expected.text
         assert hypothesis.tokens == len(expected.tokens)
         assert hypothesis.avg_logprob == pytest.approx(expected.avg_logprob, abs=1e-3)
         assert hypothesis.no_speech_prob == pytest.approx(expected.no_speech_prob, abs=1e-3)
         assert [attempt.context for attempt in hypothesis.attempts] == [ENCODER_FRAMES]
+
+
+@pytest.mark.parametrize("name", ["tiny.en", "base"])
+def test_int8_hears_what_torch_hears(spoken, alone, name):
+    options = DecodeOptions(engine="ctranslate2", dtype="int8", encoder_dtype="bfloat16")
+    fast = load_arm(find_checkpoint(name), options)
+    audios = [load_audio(spoken[text]) for text in CLEAN]
+    made = [fast.decode(fast.encode_audio([audio]), [audio])[0].text for audio in audios]
+    counts = word_errors([alone[name][text] for text in CLEAN], made)
+    assert sum(count.errors for count in counts) / sum(count.reference_words for count in counts) < 0.1
 
 
 def test_short_context_understands_clean_speech(arms, spoken, alone):

@@ -1,6 +1,7 @@
 """Engine ctranslate2 against torch on the same weights."""
 
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,17 @@ import pytest
 import torch
 import whisper
 
-from whisper_router.asr import ctranslate2_engine
-from whisper_router.asr.arm import log_mel
+from whisper_router.asr import ctranslate2_engine, engine
+from whisper_router.asr.arm import arm_key, log_mel
 from whisper_router.asr.ctranslate2_format import from_openai, read_arrays, to_openai, write_arrays
 from whisper_router.asr.decoding import Attempt
 from whisper_router.asr.load import load_arm
 from whisper_router.asr.options import ENCODER_FRAMES
 from whisper_router.asr.weights import find_checkpoint
+from whisper_router.audio import SAMPLE_RATE, audio_sha256
 from whisper_router.errors import UserError
+from whisper_router.features.options import EncoderExtractor
+from whisper_router.labelling import Utterance, Work, transcribe_all
 from whisper_router.router import Router, RouterMismatchError
 
 pytest.importorskip("ctranslate2")
@@ -154,6 +158,26 @@ def test_an_encoder_extractor_on_its_encoder_is_refused_with_a_remedy(make_arm, 
         encoding.states  # noqa: B018
 
 
+def test_labelling_runs_on_it_side_by_side(make_arm, plain, clips, wav, tmp_path, monkeypatch):
+    monkeypatch.setenv("WHISPER_ROUTER_CACHE", str(tmp_path / "cache"))
+    rows = []
+    for i, clip in enumerate(clips):
+        path = tmp_path / f"{i}.wav"
+        path.write_bytes(wav(clip))
+        rows.append(Utterance(f"u{i}", str(path), 0.0, clip.size / SAMPLE_RATE, audio_sha256(clip)))
+    arm = make_arm("english", on(plain, "int8"))
+    work = Work(arm.sha256, arm.options, True, ())
+    made, errors = transcribe_all(arm, work, rows, 2, "fast")
+    assert not errors
+    for clip, one in zip(clips, made, strict=True):
+        (alone,) = arm.decode(arm.encode_audio([clip]), [clip])
+        assert (one.text, one.attempts) == (alone.text, alone.attempts)
+        np.testing.assert_allclose(numbers(one), numbers(alone), atol=1e-3)
+    states = Work(arm.sha256, arm.options, True, (EncoderExtractor(kind="encoder"),))
+    with pytest.raises(UserError, match=r"encoder_dtype .* bfloat16 or float32"):
+        transcribe_all(arm, states, rows, 2, "fast")
+
+
 def test_a_cascade_runs_on_it(package_router, plain, clips, wav, tmp_path):
     options = on(plain, "int8")
     folder = package_router(tmp_path / "router", "confidence", weak=options, strong=options)
@@ -195,6 +219,19 @@ def test_a_missing_package_or_type_is_named_with_its_remedy(make_arm, plain, mon
     monkeypatch.setitem(sys.modules, "ctranslate2", None)
     with pytest.raises(UserError, match=r"pip install 'whisper-router\[fast\]'"):
         make_arm("english", on(plain))
+
+
+def test_a_key_without_the_package_is_refused_as_well(plain, monkeypatch):
+    def absent(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    engine.engine_versions.cache_clear()
+    monkeypatch.setattr(engine, "version", absent)
+    with pytest.raises(
+        UserError, match=r"ctranslate2 is not installed; pip install 'whisper-router\[fast\]'"
+    ):
+        arm_key("a" * 64, on(plain))
+    assert arm_key("a" * 64, plain)
 
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)

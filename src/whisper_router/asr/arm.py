@@ -3,8 +3,6 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
-from importlib.metadata import version
 
 import numpy as np
 import torch
@@ -12,12 +10,10 @@ import whisper
 from torch import Tensor
 
 from whisper_router.asr.decoding import Hypothesis
-from whisper_router.asr.engine import Decoder, Encoder, Encoding
-from whisper_router.asr.options import ENCODER_FRAMES, SAMPLES_PER_FRAME, TEXT_CONTEXT, DecodeOptions, Engine
+from whisper_router.asr.engine import Decoder, Encoder, Encoding, engine_versions
+from whisper_router.asr.options import ENCODER_FRAMES, SAMPLES_PER_FRAME, TEXT_CONTEXT, DecodeOptions
 from whisper_router.audio import Audio
 from whisper_router.hashing import code_hash, digest
-
-VERSIONS = (whisper.__version__, torch.__version__)
 
 
 def plan_batches(contexts: Sequence[int], samples: Sequence[int], batch_size: int) -> list[list[int]]:
@@ -49,16 +45,10 @@ def arm_spec(sha256: str, options: DecodeOptions) -> dict[str, object]:
     return {"weights": sha256, "options": options.model_dump(mode="json")}
 
 
-@cache
-def engine_versions(engine: Engine) -> tuple[str, ...]:
-    """Versions of the packages that shape what an engine makes."""
-    packages = {"torch": (), "ctranslate2": ("ctranslate2",), "hf": ("transformers",)}
-    return (*VERSIONS, *map(version, packages[engine]))
-
-
 def arm_key(sha256: str, options: DecodeOptions) -> str:
     """Hash of all that shapes an arm's encodings and hypotheses, but for the audio."""
-    code = code_hash("whisper_router.asr.arm", f"whisper_router.asr.{options.engine}_engine")
+    engines = sorted({"torch", options.engine})  # torch's may encode or retry for another
+    code = code_hash("whisper_router.asr.arm", *(f"whisper_router.asr.{name}_engine" for name in engines))
     threads, versions = torch.get_num_threads(), engine_versions(options.engine)
     return digest({**arm_spec(sha256, options), "versions": versions, "threads": threads, "code": code})
 

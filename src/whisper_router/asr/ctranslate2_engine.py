@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
-from importlib import import_module
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,7 +19,7 @@ from whisper.tokenizer import Tokenizer
 
 from whisper_router.asr.ctranslate2_format import from_openai, write_arrays
 from whisper_router.asr.decoding import Attempt, Hypothesis, hypothesis, suppressed_tokens, token_facts
-from whisper_router.asr.engine import Decoder, Encoding
+from whisper_router.asr.engine import Decoder, Encoding, engine_package
 from whisper_router.asr.options import TEXT_CONTEXT, Dtype
 from whisper_router.errors import UserError
 
@@ -39,13 +38,7 @@ def load_model(dims: dict[str, int], state: dict[str, Tensor], tokenizer: Tokeni
     UserError
         CTranslate2 is not installed, or has no such type on this CPU.
     """
-    try:
-        ctranslate2 = import_module("ctranslate2")
-    except ImportError as error:
-        raise UserError(
-            "decode.engine ctranslate2: the package is not installed; pip install 'whisper-router[fast]', "
-            "or set decode.engine to torch"
-        ) from error
+    ctranslate2 = engine_package("ctranslate2")
     supported = ctranslate2.get_supported_compute_types("cpu")
     if dtype not in supported:
         raise UserError(
@@ -67,7 +60,7 @@ def load_model(dims: dict[str, int], state: dict[str, Tensor], tokenizer: Tokeni
 
 def _view(x: Tensor) -> Any:
     """The same memory as a `ctranslate2.StorageView`."""
-    return import_module("ctranslate2").StorageView.from_array(np.ascontiguousarray(x.numpy()))
+    return engine_package("ctranslate2").StorageView.from_array(np.ascontiguousarray(x.numpy()))
 
 
 def _side_by_side(run: Callable[[Tensor, int], Piece], x: Tensor, at_most: int) -> list[tuple[int, Piece]]:

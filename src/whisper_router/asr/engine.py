@@ -2,13 +2,61 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cache
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any, Protocol
 
 import torch
+import whisper
 from torch import Tensor
 
 from whisper_router.asr.decoding import Hypothesis
+from whisper_router.asr.options import Engine
 from whisper_router.errors import UserError
+
+VERSIONS = (whisper.__version__, torch.__version__)
+PACKAGES: dict[Engine, tuple[str, str]] = {  # beside torch, and the extra that installs it
+    "ctranslate2": ("ctranslate2", "fast"),
+    "hf": ("transformers", "hf"),
+}
+
+
+def _missing(engine: Engine) -> UserError:
+    package, extra = PACKAGES[engine]
+    return UserError(
+        f"decode.engine {engine}: {package} is not installed; pip install 'whisper-router[{extra}]', "
+        "or choose another engine"
+    )
+
+
+def engine_package(engine: Engine) -> Any:
+    """The package that an engine runs on.
+
+    Raises
+    ------
+    UserError
+        It is not installed.
+    """
+    try:
+        return import_module(PACKAGES[engine][0])
+    except ImportError as error:
+        raise _missing(engine) from error
+
+
+@cache
+def engine_versions(engine: Engine) -> tuple[str, ...]:
+    """Versions of the packages that shape what an engine makes.
+
+    Raises
+    ------
+    UserError
+        One is not installed.
+    """
+    try:
+        return VERSIONS if engine == "torch" else (*VERSIONS, version(PACKAGES[engine][0]))
+    except ImportError as error:
+        raise _missing(engine) from error
 
 
 @dataclass(frozen=True)

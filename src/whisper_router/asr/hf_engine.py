@@ -6,7 +6,6 @@ neither retries nor a token limit.
 
 import math
 from collections.abc import Sequence
-from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from whisper_router.asr.decoding import LOGPROB_DECIMALS, Attempt, Hypothesis, compression_ratio, token_facts
-from whisper_router.asr.engine import Encoding
+from whisper_router.asr.engine import Encoding, engine_package
 from whisper_router.asr.options import SAMPLES_PER_FRAME, Dtype
 from whisper_router.errors import UserError
 
@@ -29,12 +28,7 @@ def load_model(folder: Path) -> tuple[Any, Any, bool]:
     UserError
         transformers is not installed, or the folder holds no CTC model with frames of 20 ms.
     """
-    try:
-        transformers = import_module("transformers")
-    except ImportError as error:
-        raise UserError(
-            "decode.engine hf: transformers is not installed; pip install 'whisper-router[hf]'"
-        ) from error
+    transformers = engine_package("hf")
     local = {"local_files_only": True}
     try:
         model = transformers.AutoModelForCTC.from_pretrained(folder, use_safetensors=True, **local)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from whisper_router.asr.arm import VERSIONS
+from whisper_router.asr.engine import VERSIONS
 from whisper_router.decider.options import TrainingOptions
 from whisper_router.errors import UserError
 from whisper_router.features.live import Reader
