@@ -1,6 +1,7 @@
 """Engine ctranslate2 against torch on the same weights."""
 
 import sys
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from whisper_router.asr.weights import find_checkpoint
 from whisper_router.audio import SAMPLE_RATE, audio_sha256
 from whisper_router.errors import UserError
 from whisper_router.features.options import EncoderExtractor
-from whisper_router.labelling import Utterance, Work, transcribe_all
+from whisper_router.labelling import Utterance, Work, compute, plan_work, transcribe_all
 from whisper_router.router import Router, RouterMismatchError
+from whisper_router.store import ContentStore
 
 pytest.importorskip("ctranslate2")
 
@@ -167,7 +169,9 @@ def test_labelling_runs_on_it_side_by_side(make_arm, plain, clips, wav, tmp_path
         rows.append(Utterance(f"u{i}", str(path), 0.0, clip.size / SAMPLE_RATE, audio_sha256(clip)))
     arm = make_arm("english", on(plain, "int8"))
     work = Work(arm.sha256, arm.options, True, ())
-    made, errors = transcribe_all(arm, work, rows, 2, "fast")
+    store = ContentStore()
+    run = partial(compute, arm, work=work, store=store, title="fast")
+    made, errors = transcribe_all(work, rows, 2, "fast", run)
     assert not errors
     for clip, one in zip(clips, made, strict=True):
         (alone,) = arm.decode(arm.encode_audio([clip]), [clip])
@@ -175,7 +179,7 @@ def test_labelling_runs_on_it_side_by_side(make_arm, plain, clips, wav, tmp_path
         np.testing.assert_allclose(numbers(one), numbers(alone), atol=1e-3)
     states = Work(arm.sha256, arm.options, True, (EncoderExtractor(kind="encoder"),))
     with pytest.raises(UserError, match=r"encoder_dtype .* bfloat16 or float32"):
-        transcribe_all(arm, states, rows, 2, "fast")
+        compute(arm, plan_work(rows, states, store, 2), states, store, "fast")
 
 
 def test_a_cascade_runs_on_it(package_router, plain, clips, wav, tmp_path):
