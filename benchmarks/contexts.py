@@ -92,22 +92,22 @@ def measure(cell: Cell, clips: Sequence[Clip]) -> Cell:
     }
 
 
-def table(cells: Sequence[Cell], done: dict[str, Cell]) -> str:
+def table(cells: Sequence[Cell]) -> str:
     """Markdown: a row a setting."""
-    corpora = sorted({corpus for cell in cells for corpus in done[cell["key"]]["wer"]})
+    corpora = sorted({corpus for cell in cells for corpus in cell["wer"]})
     head = ["model", "engine", "floor, margin, step", "RTFx", *(f"WER {c} %" for c in corpora), "retried"]
     lines = [head, ["---"] * len(head)]
     for cell in cells:
-        found, context = done[cell["key"]], tuple(cell["context"])
+        context = tuple(cell["context"])
         name = ", ".join(map(str, context)) + (" (default)" if context == DEFAULT else "")
         if context == CONTEXTS[0]:
             name = "full context"
-        wer = [f"{100 * found['wer'][corpus]:.2f}" for corpus in corpora]
+        wer = [f"{100 * cell['wer'][corpus]:.2f}" for corpus in corpora]
         engine = ", ".join(
             f"{value} encoder" if field == "encoder_dtype" else value
             for field, value in cell["engine"].items()
         )
-        lines.append([cell["model"], engine, name, f"{found['rtfx']:.1f}", *wer, str(found["retried"])])
+        lines.append([cell["model"], engine, name, f"{cell['rtfx']:.1f}", *wer, str(cell["retried"])])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -134,9 +134,10 @@ def main() -> None:
     ]
     document = read_json(RESULTS) if RESULTS.is_file() else {}
     done: dict[str, Cell] = document.get("cells", {})
+    weights = {model: find_checkpoint(model).sha256 for model in arguments.models}
+    for cell in cells:
+        cell["key"] = digest([arm_key(weights[cell["model"]], options_of(cell)), sample])
     for number, cell in enumerate(cells):
-        key = arm_key(find_checkpoint(cell["model"]).sha256, options_of(cell))
-        cell["key"] = digest([key, sample])
         if cell["key"] in done:
             continue
         print(f"{number + 1} of {len(cells)}: {cell}", file=sys.stderr)
@@ -146,12 +147,18 @@ def main() -> None:
             command, env=os.environ | KEEP_BLOCKS, stdout=subprocess.PIPE, text=True, check=True
         )
         done[cell["key"]] = {**cell, **json.loads(ran.stdout)}
-        write_json(RESULTS, {"machine": describe_machine(), "cells": done})
-    kept = {cell["key"]: done[cell["key"]] for cell in cells}
-    write_json(RESULTS, {"machine": describe_machine(), "cells": kept})
-    seconds = sum(clip.audio.size for clip in clips) / SAMPLE_RATE
+        write(cells, done, clips)
+    write(cells, done, clips)
+    print(f"{DOCUMENT}, {RESULTS}")
+
+
+def write(cells: Sequence[Cell], done: dict[str, Cell], clips: Sequence[Clip]) -> None:
+    """Write what is done."""
     machine = describe_machine()
+    kept = [done[cell["key"]] for cell in cells if cell["key"] in done]
+    seconds = sum(clip.audio.size for clip in clips) / SAMPLE_RATE
     versions = ", ".join(f"{name} {value}" for name, value in machine["libraries"].items())
+    write_json(RESULTS, {"machine": machine, "cells": {cell["key"]: cell for cell in kept}})
     write_text(
         DOCUMENT,
         f"# Arms by context and engine\n\nWritten by benchmarks/contexts.py: {len(clips)} utterances, "
@@ -159,9 +166,8 @@ def main() -> None:
         f"Machine: {machine['cpu']}, {machine['cores']} cores; {versions}.\n"
         "RTFx: seconds of audio a second of all cores, by processor time; log-mel, encoder, decoder and "
         "retries included.\n\n"
-        f"{table(cells, kept)}\n",
+        f"{table(kept)}\n",
     )
-    print(f"{DOCUMENT}, {RESULTS}")
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def main() -> None:
             write_json(expected_path, expected_texts(model, clips))
         expected = json.loads(expected_path.read_text())
         torch.set_num_threads(1)
-        for engine in ENGINES:
+        for engine in sorted(ENGINES, key=lambda engine: engine["dtype"] != "float32"):
             key = digest([arm_key(sha256, DecodeOptions(**engine, **PLAIN)), sample])
             if key not in done:
                 pairs = zip(expected, texts(model, engine, clips), strict=True)
