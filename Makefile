@@ -16,7 +16,7 @@ install: $(INSTALLED) ## make .venv from the lock
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "whisper-router needs Python 3.11 or newer")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "install: $$(wc -l < requirements.lock) packages from requirements.lock, about 3 minutes and 3.5 GB"
+	@echo "install: $$(wc -l < requirements.lock) packages from requirements.lock, about 3 minutes and 3.8 GB"
 	@set -o pipefail; $(BIN)/python -m pip install --no-deps -r requirements.lock 2> $(VENV)/pip.err \
 	  | awk -v all=$$(wc -l < requirements.lock) 'function at() { printf "\rinstall: %3d of %d  %-50.50s", n, all, what; fflush() } \
 	      /^(Collecting|Requirement already)/ { n++; what = /^Coll/ ? $$2 : $$4; at() } \

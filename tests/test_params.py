@@ -1,5 +1,7 @@
 """params.yaml is strict, and is changed as a whole or not at all."""
 
+import json
+import shutil
 import tomllib
 from copy import deepcopy
 from pathlib import Path
@@ -450,3 +452,33 @@ def test_a_file_that_is_no_params_is_refused_and_left(text, tmp_path):
 )
 def test_a_runner_that_cannot_be_is_refused_with_its_reason(runner, reason, tmp_path):
     assert reason in refusal(tmp_path, changed("runtime.runner", runner))
+
+
+@pytest.mark.parametrize(
+    "text", ["tcp://head:8786", "a: b, {c}", "# no comment", 'it\'s "so"', "plain/path.csv"]
+)
+def test_text_of_any_kind_survives_an_assignment(text, tmp_path):
+    path = tmp_path / "params.yaml"
+    shutil.copy(COMMITTED, path)
+    corpus = json.dumps({"name": "x", "kind": "table", "path": text})
+    edit_params(None, [f"ingest.corpora=[{corpus}]", f"arms.weak={json.dumps({'model': text})}"], path)
+    params = load_params(path)
+    assert (params.ingest.corpora[0].path, params.arms.weak.model) == (text, text)
+
+
+def test_the_runner_of_a_running_cluster_is_set_as_the_readme_says(tmp_path):
+    path = tmp_path / "params.yaml"
+    shutil.copy(COMMITTED, path)
+    edit_params(None, ['runtime.runner={kind: dask, address: "tcp://head:8786"}'], path)
+    assert load_params(path).runtime.runner.address == "tcp://head:8786"
+
+
+def test_an_encoder_extractor_on_an_engine_that_hides_layers_is_refused_by_name(tmp_path):
+    values = YAML(typ="safe").load(COMMITTED.read_text())
+    values["arms"]["weak"]["decode"] = {"engine": "ctranslate2", "dtype": "int8"}
+    assert "extractors.weak_encoder: engine ctranslate2 of arms.weak.decode gives only" in refusal(
+        tmp_path, values
+    )
+    values["arms"]["weak"]["decode"]["encoder_dtype"] = "bfloat16"
+    YAML().dump(values, tmp_path / "params.yaml")
+    assert load_params(tmp_path / "params.yaml").arms.weak.decode.encoder_dtype == "bfloat16"

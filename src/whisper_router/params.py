@@ -1,6 +1,7 @@
 """params.yaml, typed and strict: an unknown key or a value out of range is refused by name."""
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from whisper_router.asr.options import DecodeOptions
 from whisper_router.checks.options import Severities
@@ -113,6 +115,13 @@ class Params(_Strict):
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Params":
+        for name, extractor in self.extractors.items():
+            decode = getattr(self.arms, extractor.arm).decode
+            if extractor.kind == "encoder" and decode.engine == "ctranslate2" and not decode.encoder_dtype:
+                raise ValueError(
+                    f"extractors.{name}: engine ctranslate2 of arms.{extractor.arm}.decode gives only the "
+                    "last layer; set its encoder_dtype to bfloat16 or float32, or its engine to torch"
+                )
         for name, decider in self.deciders.items():
             _known(f"deciders.{name}.extractor", decider.extractor, self.extractors)
             if decider.kind != "logistic" and self.extractors[decider.extractor].kind != "encoder":
@@ -192,6 +201,16 @@ def _merge(node: Any, values: Mapping[str, Any]) -> None:
             node[key] = value
 
 
+def _quoted(value: Any) -> Any:
+    """The same with text in quotes where it holds more than a name: in braces a colon is not plain YAML."""
+    if isinstance(value, dict):
+        return {key: _quoted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_quoted(item) for item in value]
+    plain = not isinstance(value, str) or re.fullmatch(r"[\w./-]+", value)
+    return value if plain else DoubleQuotedScalarString(value)
+
+
 def _assign(document: Any, assignment: str) -> None:
     key, separator, text = assignment.partition("=")
     if not separator:
@@ -205,7 +224,7 @@ def _assign(document: Any, assignment: str) -> None:
     if not isinstance(node, dict):
         raise ParamsError(f"--set {assignment}: {key!r} lies below a value, not a table")
     try:
-        node[last] = YAML(typ="safe").load(text)
+        node[last] = _quoted(YAML(typ="safe").load(text))
     except YAMLError as error:
         raise ParamsError(f"--set {assignment}: {text!r} is not YAML: {error}") from error
 
