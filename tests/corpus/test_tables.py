@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from whisper_router.corpus.formats import FORMATS
 from whisper_router.corpus.options import Corpus
-from whisper_router.corpus.tables import manifest_rows, read_table
+from whisper_router.corpus.tables import manifest_rows, read_table, renamed
 from whisper_router.errors import UserError
 
 ROWS: list[dict[str, Any]] = [
@@ -225,3 +225,36 @@ def test_another_seed_draws_another_sample(tmp_path):
     path.write_text("".join(f'{{"id": "u{i}", "audio": "a{i}", "text": "x"}}\n' for i in range(50)))
     assert table_rows(path, "talks", 10, 0) == table_rows(path, "talks", 10, 0)
     assert table_rows(path, "talks", 10, 0) != table_rows(path, "talks", 10, 1)
+
+
+def test_a_mapped_column_goes_before_one_of_our_own_name(tmp_path):
+    row = {"file": "a.wav", "normalized": "the right text", "text": "RAW", "id": "other"}
+    columns = {"text": "normalized", "audio": "file", "id": "file"}
+    (made,) = renamed([row], tmp_path, columns)
+    assert (made["text"], made["named"], made["id"]) == ("the right text", "a.wav", "a.wav")
+
+
+def test_whole_numbers_of_parquet_stay_whole_beside_a_null(tmp_path):
+    frame = pd.DataFrame({"audio": ["a.wav", "b.wav"], "text": ["one", "two"]})
+    frame["speaker"] = pd.array([1, None], dtype="Int64")
+    frame.to_parquet(tmp_path / "table.parquet")
+    first, second = manifest_rows(read_table(tmp_path / "table.parquet"), "c", None, 0)
+    assert (first["speaker"], second["speaker"]) == ("1", None)
+
+
+def test_an_open_quote_is_refused_and_swallows_no_rows(tmp_path):
+    (tmp_path / "table.tsv").write_text('audio\ttext\na.wav\t"what is this\nb.wav\tmore\n')
+    with pytest.raises(UserError, match=r"table\.tsv: not readable as tsv"):
+        read_table(tmp_path / "table.tsv")
+
+
+@pytest.mark.parametrize(
+    "line", ['{"text": "\\ud800"}', '{"tag": ' + "[" * 100_000, '{"n": ' + "9" * 5000 + "}"]
+)
+def test_a_line_that_python_cannot_hold_is_its_own_fault(line, tmp_path):
+    path = tmp_path / "table.jsonl"
+    path.write_text("\ufeff" + json.dumps(ROWS[0]) + "\n" + line + "\n", encoding="utf-8")
+    good, broken = read_table(path)
+    assert good["id"] == ROWS[0]["id"]
+    assert broken["id"] == "table.jsonl, line 2"
+    assert "not JSON" in broken["fault"]

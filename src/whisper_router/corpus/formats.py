@@ -158,15 +158,21 @@ def _lhotse(path: Path, corpus: Corpus, made: Path) -> list[Row]:
                 keep_overlapping=False
             )
         return [row for cut in cuts for row in _cut_rows(cut, path.parent)]
-    except (AssertionError, KeyError, TypeError, ValueError, OSError) as error:
+    except (AssertionError, LookupError, TypeError, ValueError, OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: not a manifest that lhotse can read ({error})") from error
 
 
 def _cut_rows(cut: Any, base: Path) -> Iterator[Row]:
     source = cut.recording.sources[0] if hasattr(cut, "recording") and cut.recording else None
     audio = str(base / source.source) if source is not None and source.type == "file" else ""
+    changed = audio and (cut.recording.transforms or cut.recording.num_channels > 1)
+    fault = (
+        {"fault": "one of several channels, or a transform of lhotse's: save it as a file"} if changed else {}
+    )
     for supervision in cut.supervisions:
         yield {
+            **{key: str(value) for key, value in (supervision.custom or {}).items()},
+            **fault,
             "id": cut.id if len(cut.supervisions) == 1 else supervision.id,
             "audio": audio,
             "offset_s": round(cut.start + supervision.start, 6) if audio else 0.0,
@@ -174,7 +180,6 @@ def _cut_rows(cut: Any, base: Path) -> Iterator[Row]:
             "text": supervision.text or "",
             "speaker": supervision.speaker,
             "language": supervision.language or "en",
-            **{key: str(value) for key, value in (supervision.custom or {}).items()},
         }
 
 

@@ -1,6 +1,5 @@
 """Corpora -> manifest: every audio decoded once, every bad row named, every row given a split."""
 
-import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from whisper_router.corpus.tables import Row, manifest_rows
 from whisper_router.errors import UserError
 from whisper_router.files import write_text
 from whisper_router.hashing import canonical_json
-from whisper_router.scoring import normalise
+from whisper_router.scoring import has_words, normalise
 from whisper_router.store import ContentStore
 
 COLUMNS = (
@@ -42,6 +41,7 @@ COLUMNS = (
 )
 
 PROBED = ("duration_s", "sample_rate", "sha256", "level_db", "clipped")
+LONGEST_S = 1e7  # seconds: no offset or duration is as long
 SILENCE_DB = -70.0  # RMS relative to full scale
 DURATION_SLACK = (0.5, 0.05)  # seconds, share: how far a stated duration may be from the file's
 
@@ -84,7 +84,7 @@ def _span(row: Row) -> Span | _Bad:
     """Where in its recording a row lies. Without an offset it is the whole recording."""
     offset, length = row["offset_s"], row["duration_s"]
     for name, value, low in (("offset_s", offset, 0.0), ("duration_s", length, 1 / SAMPLE_RATE)):
-        if value is not None and not (isinstance(value, float) and low <= value < math.inf):
+        if value is not None and not (isinstance(value, float) and low <= value < LONGEST_S):
             return _Bad("span", f"{name} {value!r} is not a number of seconds")
     return (0.0, None) if offset is None else (offset, length)
 
@@ -93,7 +93,7 @@ def _text_fault(row: Row, corpus: Corpus) -> _Bad | None:
     if row.get("fault"):
         return _Bad("line", row["fault"])
     words = len(normalise(row["text"]).split())
-    if not words:
+    if not has_words(row["text"]):
         return _Bad("text", f"text {row['text']!r} is empty after normalisation")
     if words < corpus.fewest_words:
         return _Bad("text", f"text {row['text']!r} has fewer than min_words: {corpus.fewest_words}")
@@ -132,7 +132,11 @@ def _examine(
     wanted = [span for span in spans if not isinstance(span, _Bad)]
     try:
         probes = probe_recording(Path(path), wanted, store) if wanted else {}
-    except (AudioError, OSError) as error:
+    except OSError as error:
+        raise UserError(
+            f"content store {store.root}: {error}; make room or mend it, and run again"
+        ) from error
+    except AudioError as error:
         unreadable = _Bad("audio", str(error))
         return [span if isinstance(span, _Bad) else unreadable for span in spans]
     result: list[Row | _Bad] = []
@@ -202,8 +206,9 @@ def read_corpora(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame,
         reasons = "; ".join(f"{row.id}: {row.reason}" for row in rejected[:3])
         raise UserError(f"no usable utterance among {len(rows)} of ingest.corpora: {reasons}")
     manifest = pd.DataFrame(kept.values()).sort_values("id", ignore_index=True)
-    alone = manifest["speaker"].isna()  # an unknown speaker is a group a recording
-    manifest["speaker"] = manifest["corpus"] + "/" + manifest["speaker"].where(~alone, manifest["audio"])
+    recording = manifest["audio"].map(lambda path: Path(os.path.relpath(path, options.root)).as_posix())
+    speaker = manifest["speaker"].where(manifest["speaker"].notna(), recording)  # else a group a recording
+    manifest["speaker"] = manifest["corpus"] + "/" + speaker
     return manifest, rejected
 
 

@@ -8,6 +8,7 @@ import av
 
 from whisper_router.audio import (
     SAMPLE_RATE,
+    AudioError,
     audio_sha256,
     clipped_share,
     cut,
@@ -49,7 +50,10 @@ def probe_recording(path: Path, spans: Sequence[Span], store: ContentStore) -> M
         Missing or unreadable.
     """
     wanted = dict.fromkeys(spans)
-    file_hash = file_sha256(path) if path.is_file() else ""
+    try:
+        file_hash = file_sha256(path) if path.is_file() else ""
+    except OSError as error:
+        raise AudioError(f"{path}: not readable ({error.strerror})") from error
     paths = {span: store.value_path("probes", _key(file_hash, span)) for span in wanted}
     found = {span: Probe(**value) for span in wanted if (value := store.read_value(paths[span])) is not None}
     lacking = [span for span in wanted if span not in found]

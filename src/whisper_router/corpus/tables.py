@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as parquet
 
 from whisper_router.errors import UserError
 from whisper_router.hashing import canonical_json, unit_interval
@@ -58,7 +59,7 @@ def read_table(path: Path, columns: Mapping[str, str] = NO_COLUMNS, form: str | 
         rows = _read(path, form, text)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 ({error})") from error
-    except (csv.Error, pa.ArrowException) as error:
+    except (csv.Error, pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: not readable as {form} ({error})") from error
     if not rows:
         raise UserError(f"{path}: holds no rows")
@@ -80,7 +81,7 @@ def read_lines(path: Path) -> list[str]:
         No such file, or not UTF-8.
     """
     try:
-        return [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        return [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; it belongs to the corpus") from error
     except UnicodeDecodeError as error:
@@ -93,11 +94,8 @@ def _read(path: Path, form: str, text: str) -> list[Row]:
     elif form in ("csv", "tsv"):
         rows = _read_csv(path, "\t" if form == "tsv" else ",", text)
     elif form == "parquet":
-        frame = pd.read_parquet(path)
-        rows = [
-            {str(k): v for k, v in row.items() if k == text or not pd.api.types.is_scalar(v) or pd.notna(v)}
-            for row in frame.to_dict("records")
-        ]
+        table = parquet.read_table(path).to_pylist()
+        rows = [{k: v for k, v in row.items() if v is not None or k == text} for row in table]
     else:
         raise UserError(f"{path}: {path.suffix!r} is none of .jsonl, .csv, .tsv, .parquet")
     return rows
@@ -105,10 +103,11 @@ def _read(path: Path, form: str, text: str) -> list[Row]:
 
 def renamed(rows: Sequence[Row], base: Path, columns: Mapping[str, str]) -> list[Row]:
     """Rows under our names for their columns, audio from the folder ``base``."""
-    names = {theirs: ours for ours, theirs in columns.items()}
+    theirs = set(columns.values())
     result = []
     for row in rows:
-        mine = {names.get(key, key): value for key, value in row.items()}
+        mine = {key: value for key, value in row.items() if key not in theirs}
+        mine |= {ours: row[name] for ours, name in columns.items() if name in row}
         audio = _text(mine.get("audio")) or ""
         result.append({**mine, "audio": (base / audio).as_posix() if audio else "", "named": audio})
     return result
@@ -116,7 +115,7 @@ def renamed(rows: Sequence[Row], base: Path, columns: Mapping[str, str]) -> list
 
 def _text(value: Any) -> str | None:
     """A cell as text; None where it is missing or empty. 0 is neither."""
-    if value is None or value == "" or (pd.api.types.is_scalar(value) and pd.isna(value)):
+    if value is None or (pd.api.types.is_scalar(value) and (value == "" or pd.isna(value))):
         return None
     return str(value)
 
@@ -125,17 +124,18 @@ def _number(value: Any) -> Any:
     """A cell as a number; as it is where it is none: ingest rejects its row."""
     try:
         return value if value is None or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return value
 
 
 def _read_jsonl(path: Path, text: str) -> list[Row]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if line.strip():
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+                json.dumps(row, ensure_ascii=False).encode()
+            except (ValueError, RecursionError) as error:
                 rows.append(_faulty(path, number, f"not JSON ({error})"))
                 continue
             if isinstance(row, dict):
@@ -152,7 +152,7 @@ def _faulty(path: Path, number: int, reason: str) -> Row:
 def _read_csv(path: Path, delimiter: str, text: str) -> list[Row]:
     rows: list[Row] = []
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter)
+        reader = csv.reader(file, delimiter=delimiter, strict=True)  # an open quote is an error
         header = next(reader, [])
         for fields in reader:
             if len(fields) == len(header):
