@@ -121,7 +121,9 @@ def joined(clone: Path, split: str, seconds: float, name: str) -> dict[str, str]
     return {"id": name, "audio": f"{name}.flac", "text": text, "speaker": name, "split": split}
 
 
-def test_audio_over_30_s_and_rows_that_were_left_out_reach_the_report(clone: Path) -> None:
+def test_audio_over_30_s_and_rows_that_were_left_out_reach_the_report(tmp_path: Path) -> None:
+    clone = make_clone(tmp_path)
+    call(clone, "ingest", "-S", SMALL)
     calls = clone / "data/corpora/calls"
     calls.mkdir()
     rows = [
