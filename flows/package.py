@@ -18,6 +18,8 @@ LOCK = Path("requirements.lock")
 NOT_SHAPING: dict[str, Any] = {
     "evaluate": True,
     "checks": True,
+    "gate": True,
+    "retrain": True,
     "runtime": {"runner": True},
 }  # params that change no router
 

@@ -2,16 +2,15 @@
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from whisper_router import environment
+from whisper_router import cli_audit, cli_drift, cli_models, environment
+from whisper_router.cli_common import Json, friendly
 from whisper_router.errors import UserError
 
 environment.prepare()
@@ -26,6 +25,9 @@ app = typer.Typer(
 
 cache = typer.Typer(no_args_is_help=True, help="The content store: what it holds, how to shrink it.")
 app.add_typer(cache, name="cache")
+cli_models.add(app)
+cli_audit.add(app)
+cli_drift.add(app)
 
 Assignments = Annotated[
     list[str],
@@ -40,28 +42,10 @@ RouterOption = Annotated[
 Threshold = Annotated[
     float | None, typer.Option(help="Instead of the policy's: strong iff score >= threshold.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
-
-
-def _friendly(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn the errors that a user can mend into one line and exit code 1."""
-
-    @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except UserError as error:
-            print(f"whisper-router: {error}", file=sys.stderr)
-            raise SystemExit(1) from error
-        except KeyboardInterrupt:
-            print("\nwhisper-router: stopped; the same command goes on from here", file=sys.stderr)
-            raise SystemExit(130) from None
-
-    return wrapped
 
 
 @app.command()
-@_friendly
+@friendly
 def run(
     assignments: Assignments = [],  # noqa: B006
     preset: Annotated[
@@ -95,7 +79,7 @@ def run(
 
 
 @app.command()
-@_friendly
+@friendly
 def ingest(assignments: Assignments = []) -> None:  # noqa: B006
     """Read the corpora of params.yaml into the manifest, and check it. `run` goes on from there.
 
@@ -124,7 +108,7 @@ def ingest(assignments: Assignments = []) -> None:  # noqa: B006
 
 
 @app.command()
-@_friendly
+@friendly
 def demo() -> None:
     """Run the DAG, register the router, transcribe one clip through the registered champion."""
     from whisper_router.demo import run_demo
@@ -158,7 +142,7 @@ def _each(files: list[Path], router: str, threshold: float | None, as_json: bool
 
 
 @app.command()
-@_friendly
+@friendly
 def transcribe(
     files: Files, router: RouterOption = "data/router", threshold: Threshold = None, as_json: Json = False
 ) -> None:
@@ -167,7 +151,7 @@ def transcribe(
 
 
 @app.command()
-@_friendly
+@friendly
 def decide(
     files: Files, router: RouterOption = "data/router", threshold: Threshold = None, as_json: Json = False
 ) -> None:
@@ -176,7 +160,7 @@ def decide(
 
 
 @app.command()
-@_friendly
+@friendly
 def register(
     champion: Annotated[
         bool, typer.Option("--champion", help="Move the alias champion to this version.")
@@ -187,7 +171,7 @@ def register(
     as_json: Json = False,
 ) -> None:
     """Record the last run in MLflow and register its router; the same dvc.lock registers nothing twice."""
-    from whisper_router.registry import CHAMPION, MODEL
+    from whisper_router.promotion import CHAMPION, MODEL
     from whisper_router.registry import register as register_model
 
     made = register_model(champion, embed_weights)
@@ -202,7 +186,7 @@ def register(
 
 
 @app.command()
-@_friendly
+@friendly
 def cost(
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure this machine first: minutes, all cores busy.")
@@ -233,7 +217,7 @@ def cost(
 
 
 @app.command()
-@_friendly
+@friendly
 def replicate(
     table: Annotated[
         Path, typer.Argument(help="Utterances (.jsonl, .csv, .tsv, .parquet): audio, text, speaker.")
@@ -263,7 +247,7 @@ def replicate(
 
 
 @cache.command("ls")
-@_friendly
+@friendly
 def cache_ls(as_json: Json = False) -> None:
     """Say what decodes, encodings and trainings take, beside the outputs and DVC's cache."""
     from whisper_router.disk import show_cache
@@ -274,7 +258,7 @@ def cache_ls(as_json: Json = False) -> None:
 
 
 @cache.command("gc")
-@_friendly
+@friendly
 def cache_gc(
     limit: Annotated[
         str | None,
@@ -291,7 +275,7 @@ def cache_gc(
 
 
 @app.command()
-@_friendly
+@friendly
 def summary() -> None:
     """Print the figures of the last run and where its outputs are."""
     from whisper_router.summary import show_summary

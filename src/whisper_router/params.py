@@ -20,6 +20,7 @@ from whisper_router.errors import UserError
 from whisper_router.features.options import EncoderExtractor, Extractor
 from whisper_router.files import write_text
 from whisper_router.policy.options import PolicyOptions
+from whisper_router.retrain_options import GateOptions, RetrainOptions
 
 PARAMS = Path("params.yaml")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]  # names a file
@@ -103,6 +104,8 @@ class Params(_Strict):
     policies: dict[Name, PolicyOptions] = Field(min_length=1)
     router: RouterOptions
     evaluate: EvaluateOptions = EvaluateOptions()
+    gate: GateOptions = GateOptions()
+    retrain: RetrainOptions = RetrainOptions()
 
     @property
     def stored_extractors(self) -> dict[str, EncoderExtractor]:
