@@ -20,6 +20,7 @@ from whisper_router.errors import UserError
 from whisper_router.files import read_json, write_json
 from whisper_router.registry import register
 from whisper_router.router import Router
+from whisper_router.serving.signature import OUTPUTS
 
 URI = "models:/whisper-router"
 SUMMARY = {"wer_weak": 0.31, "wer_strong": 0.17, "wer_routed": 0.2, "strong_share": 0.5, "unknown": None}
@@ -182,7 +183,7 @@ def test_run_holds_params_metrics_curves_and_files(project):
 @pytest.mark.parametrize(("suffix", "kind"), [("/1", "encoder"), ("@champion", "confidence")])
 def test_predictions_are_those_of_the_router(project, table, suffix, kind):
     made = mlflow.pyfunc.load_model(URI + suffix).predict(table)
-    assert list(made.columns) == ["text", "model", "score", "threshold", "error"]
+    assert list(made.columns) == list(OUTPUTS)
     expected = Router.load(project.routers[kind]).transcribe(table["audio"].tolist())
     assert len(made) == len(expected) == 7
     for row, transcript in zip(made.itertuples(), expected, strict=True):
@@ -201,7 +202,7 @@ def test_predictions_are_those_of_the_router(project, table, suffix, kind):
 
 def test_no_rows_give_no_rows(project):
     made = mlflow.pyfunc.load_model(f"{URI}/1").predict(pd.DataFrame({"audio": pd.Series([], dtype=object)}))
-    assert list(made.columns) == ["text", "model", "score", "threshold", "error"]
+    assert list(made.columns) == list(OUTPUTS)
     assert len(made) == 0
 
 
