@@ -20,7 +20,7 @@ import soundfile
 
 ROOT = Path(__file__).parents[1]
 TRANSCRIBE = "/v1/audio/transcriptions"
-HOUR = 3600 * 16_000
+MP4 = b"\x00\x00\x00\x18ftypM4A \x00\x00\x00\x00M4A mp42"
 
 
 @dataclass
@@ -92,9 +92,10 @@ def _opus_silence(hours: float) -> bytes:
 
 
 def _wav_header(rate: int = 16_000, channels: int = 1, bits: int = 16, data: int = 32_000) -> bytes:
-    size = channels * bits // 8
-    parts = (36 + data, b"WAVEfmt ", 16, 1, channels, rate, rate * size, size, bits, b"data", data)
-    return b"RIFF" + struct.pack("<I8sIHHIIHH4sI", *(part & 0xFFFFFFFF if isinstance(part, int) else part for part in parts))
+    size = channels * bits // 8 & 0xFFFF
+    riff, per_second = 36 + data & 0xFFFFFFFF, rate * size & 0xFFFFFFFF
+    fields = (riff, b"WAVEfmt ", 16, 1, channels, rate, per_second, size, bits, b"data", data)
+    return b"RIFF" + struct.pack("<I8sIHHIIHH4sI", *fields)
 
 
 def hostile_files() -> dict[str, bytes]:
@@ -142,8 +143,8 @@ def hostile_files() -> dict[str, bytes]:
         "ogg magic alone": b"OggS",
         "ogg truncated": ogg[:200],
         "mp3 header alone": mp3[:4],
-        "mp4 of nothing": b"\x00\x00\x00\x18ftypM4A \x00\x00\x00\x00M4A mp42" + random.bytes(2_000),
-        "mp4 of huge boxes": b"\x00\x00\x00\x18ftypM4A \x00\x00\x00\x00M4A mp42\x7f\xff\xff\xffmoov\x7f\xff\xff\xfftrak",
+        "mp4 of nothing": MP4 + random.bytes(2_000),
+        "mp4 of huge boxes": MP4 + b"\x7f\xff\xff\xffmoov\x7f\xff\xff\xfftrak",
         "webm header alone": b"\x1a\x45\xdf\xa3\x01\x00\x00\x00\x00\x00\x00\x1f",
         "video without sound": _video(),
         "flac of 10 hours of silence": _silence("FLAC", 10),
@@ -167,22 +168,26 @@ def _video() -> bytes:
 
 def hostile_bodies(good: bytes) -> dict[str, tuple[str, bytes]]:
     """(content type, body) of requests that are no form with a file."""
-    form = "multipart/form-data; boundary=x"
-    file = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + good + b"\r\n"
-    field = b'--x\r\nContent-Disposition: form-data; name="f%d"\r\n\r\nv\r\n'
-    nested = b"[" * 1_000_000
+    form, end = "multipart/form-data; boundary=x", b"--x--\r\n"
+
+    def part(name: str, value: bytes, more: str = "") -> bytes:
+        return (
+            f'--x\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode() + value + b"\r\n"
+        )
+
+    file = part("file", good, '; filename="a.wav"')
     return {
         "no body": (form, b""),
-        "no boundary": ("multipart/form-data", file + b"--x--\r\n"),
-        "wrong boundary": ("multipart/form-data; boundary=y", file + b"--x--\r\n"),
+        "no boundary": ("multipart/form-data", file + end),
+        "wrong boundary": ("multipart/form-data; boundary=y", file + end),
         "huge json": ("application/json", b'{"file": "' + b"A" * 20_000_000 + b'"}'),
-        "nested json": ("application/json", nested),
+        "nested json": ("application/json", b"[" * 1_000_000),
         "wrong base64 in json": ("application/json", b'{"file": "%%%"}'),
-        "form without a file": (form, b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nrouted\r\n--x--\r\n'),
-        "file as text": (form, b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n/etc/passwd\r\n--x--\r\n'),
-        "two files": (form, file + file + b"--x--\r\n"),
-        "thousand fields": (form, b"".join(field % i for i in range(1000)) + file + b"--x--\r\n"),
-        "huge field": (form, b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n' + b"a" * 1_000_000 + b"\r\n--x--\r\n"),
+        "form without a file": (form, part("model", b"routed") + end),
+        "file as text": (form, part("file", b"/etc/passwd") + end),
+        "two files": (form, file + file + end),
+        "thousand fields": (form, b"".join(part(f"f{i}", b"v") for i in range(1000)) + file + end),
+        "huge field": (form, part("prompt", b"a" * 1_000_000) + end),
         "urlencoded": ("application/x-www-form-urlencoded", b"file=/etc/passwd&model=routed"),
         "raw sound": ("audio/wav", good),
     }
@@ -190,4 +195,12 @@ def hostile_bodies(good: bytes) -> dict[str, tuple[str, bytes]]:
 
 def hostile_names() -> list[str]:
     """Names of files that go nowhere."""
-    return ["../../../../etc/passwd", "/etc/passwd", "..\\..\\boot.ini", "a" * 5000, "\u202egnp.wav", "a\x00.wav", "$(reboot).wav"]
+    return [
+        "../../../../etc/passwd",
+        "/etc/passwd",
+        "..\\..\\boot.ini",
+        "a" * 5000,
+        "\u202egnp.wav",
+        "a\x00.wav",
+        "$(reboot).wav",
+    ]

@@ -220,6 +220,33 @@ def test_a_row_without_audio_fails_alone(project, table, nothing):
     assert made["text"][0]
 
 
+def test_the_example_of_a_folder(project, waves_folder, tmp_path):
+    script = Path(__file__).parents[1] / "examples" / "folder.py"
+    done = subprocess.run(
+        [sys.executable, script, waves_folder, tmp_path / "table.csv"],
+        env={**os.environ, "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    made = pd.read_csv(tmp_path / "table.csv")
+    (expected,) = Router.load(project.routers["confidence"]).transcribe([waves_folder / "deep" / "a.wav"])
+    assert made["file"].tolist() == ["b.flac", "deep/a.wav"]
+    assert made["text"][1] == expected.text
+    assert made["error"].notna().tolist() == [True, False]
+
+
+@pytest.fixture
+def waves_folder(tmp_path, clips, wav) -> Path:
+    folder = tmp_path / "waves"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "a.wav").write_bytes(wav(clips[0]))
+    (folder / "b.flac").write_bytes(b"no sound")
+    (folder / "c.txt").write_text("no audio")
+    return folder
+
+
 def test_another_column_is_refused(project, table):
     with pytest.raises(MlflowException, match="audio"):
         mlflow.pyfunc.load_model(f"{URI}/1").predict(table.rename(columns={"audio": "sound"}))

@@ -28,9 +28,7 @@ def waves(clips, wav) -> list[bytes]:
 
 @pytest.fixture
 def sdk(client) -> openai.OpenAI:
-    return openai.OpenAI(
-        base_url="http://testserver/v1", api_key="unused", http_client=client, max_retries=0
-    )
+    return openai.OpenAI(base_url="http://testserver/v1", api_key="unused", http_client=client, max_retries=0)
 
 
 def post(client, audio: bytes, path: str = TRANSCRIBE, **fields: str):
@@ -180,7 +178,12 @@ def test_what_cannot_be_honoured_is_refused_by_name(client, waves, fields, statu
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/nowhere", 404), ("GET", TRANSCRIBE, 405), ("POST", TRANSCRIBE, 415), ("GET", "/../etc/passwd", 404)],
+    [
+        ("GET", "/nowhere", 404),
+        ("GET", TRANSCRIBE, 405),
+        ("POST", TRANSCRIBE, 415),
+        ("GET", "/../etc/passwd", 404),
+    ],
 )
 def test_other_paths_and_methods_are_errors_in_the_same_shape(client, method, path, status):
     answer = client.request(method, path)

@@ -4,9 +4,11 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,6 +16,7 @@ from serving_process import TRANSCRIBE, hostile_bodies, hostile_files, hostile_n
 
 from whisper_router.router import Router
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 MEMORY = 400 << 20  # more than this a hostile request must not take
 
 
@@ -38,6 +41,17 @@ def test_curl(running, routers, waves, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     (expected,) = Router.load(routers["confidence"]).transcribe(waves[:1])
     assert json.loads(done.stdout) == {"text": expected.text}
+
+
+def test_examples(running, routers, waves, tmp_path):
+    sound = tmp_path / "sound.wav"
+    sound.write_bytes(waves[0])
+    (expected,) = Router.load(routers["confidence"]).transcribe(waves[:1])
+    for command in (["sh", EXAMPLES / "curl.sh"], [sys.executable, EXAMPLES / "sdk.py"]):
+        done = subprocess.run([*command, sound, running.url], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert expected.text in done.stdout
+        assert expected.model in done.stdout
 
 
 def test_hostile_input_is_answered_4xx_in_bounded_time_and_memory(running, waves):
@@ -162,7 +176,10 @@ def test_a_port_that_is_taken_is_told(running, routers):
     port = running.url.rsplit(":", 1)[1]
     command = ["--router", str(routers["confidence"]), "--port", port]
     done = subprocess.run(
-        [shutil.which("env") or "env", *serve_command(), *command], capture_output=True, text=True, check=False
+        [shutil.which("env") or "env", *serve_command(), *command],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode != 0
     assert "address already in use" in done.stderr.lower()
@@ -170,6 +187,4 @@ def test_a_port_that_is_taken_is_told(running, routers):
 
 
 def serve_command() -> list[str]:
-    import sys
-
     return [sys.executable, "-c", "from whisper_router.cli import app; app()", "serve"]

@@ -2,8 +2,10 @@
 
 import base64
 import json
+import shutil
 import subprocess
 import sys
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 import mlflow
@@ -11,6 +13,8 @@ import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import scoring_server
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from starlette.testclient import TestClient
 
 from whisper_router.registry import model_parts, requirements
@@ -192,16 +196,12 @@ else:
 
 @pytest.mark.parametrize("differs", [True, False])
 def test_another_whisper_router_that_is_imported_is_refused(saved, tmp_path, differs):
-    import shutil
-
     shutil.copytree(saved / "code" / "whisper_router", tmp_path / "whisper_router")
     if differs:
         (tmp_path / "whisper_router" / "scoring.py").open("a").write("\nOTHER = 1\n")
     command = [sys.executable, "-P", "-c", CHECK, str(saved), str(tmp_path)]
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     said = done.stdout.splitlines()[-1] if done.stdout else done.stderr
     if differs:
         assert f"has imported whisper_router from {tmp_path / 'whisper_router'}" in said
@@ -219,3 +219,58 @@ def test_requirements_are_those_of_serving_and_of_the_engines(routers, package_r
     described["strong"]["decode"]["engine"] = "ctranslate2"
     (folder / "router.json").write_text(json.dumps(described))
     assert {line.split("==")[0] for line in requirements(folder)} == names | {"ctranslate2"}
+
+
+ALONE = """
+import json, sys
+from importlib.util import find_spec
+sys.path.insert(0, sys.argv[1])
+import mlflow, pandas
+model = mlflow.pyfunc.load_model(sys.argv[2])
+made = model.predict(pandas.DataFrame({"audio": [open(sys.argv[3], "rb").read(), b"no sound"]}))
+import whisper_router
+unneeded = ("prefect", "dvc", "great_expectations", "lhotse")
+absent = [name for name in unneeded if find_spec(name) is None]
+print(json.dumps({"rows": made.to_dict("records"), "absent": absent, "code": whisper_router.__file__}))
+"""
+
+
+def required(names: list[str]) -> dict[str, Distribution]:
+    """Installed distributions that these need, by name."""
+    found: dict[str, Distribution] = {}
+    todo = list(names)
+    while todo:
+        name = canonicalize_name(todo.pop())
+        if name not in found:
+            found[name] = distribution(name)
+            needs = [Requirement(line) for line in found[name].requires or []]
+            todo += [
+                need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})
+            ]
+    return found
+
+
+def test_an_environment_of_the_logged_requirements_alone_serves(saved, router, waves, tmp_path):
+    lines = (saved / "requirements.txt").read_text().splitlines()
+    site = tmp_path / "site"
+    site.mkdir()
+    for found in required([Requirement(line).name for line in lines]).values():
+        for file in found.files or []:
+            top = file.parts[0]
+            if top not in ("..", "__pycache__") and not (site / top).exists():
+                (site / top).symlink_to(found.locate_file(top))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    sound = tmp_path / "sound.wav"
+    sound.write_bytes(waves[0])
+    command = [sys.executable, "-I", "-S", "-c", ALONE, str(site), str(saved), str(sound)]
+    done = subprocess.run(command, cwd=empty, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    good, bad = told["rows"]
+    (expected,) = router.transcribe(waves[:1])
+    assert (good["text"], good["model"], good["error"]) == (expected.text, expected.model, None)
+    assert "not readable as audio" in bad["error"]
+    assert told["absent"] == ["prefect", "dvc", "great_expectations", "lhotse"]
+    assert told["code"].startswith(str(saved / "code"))
+    assert list(empty.iterdir()) == []

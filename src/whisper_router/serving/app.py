@@ -28,6 +28,9 @@ POLICY = (
     "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; media-src blob: 'self'; "
     "img-src data:"
 )
+ENDPOINTS = frozenset(
+    ["/", "/health", "/ready", "/metrics", "/v1/models", "/v1/decide", "/v1/audio/transcriptions"]
+)  # names of paths that are counted, and no client's
 logger = logging.getLogger(__name__)
 
 
@@ -50,15 +53,21 @@ def routing_headers(answer: Answer) -> dict[str, str]:
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application; the router is loaded when it starts, before a request is taken."""
+    """The application with its router loaded; its end finishes what was taken on.
+
+    Raises
+    ------
+    UserError
+        The router cannot be loaded, or the log's folder cannot be written.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = Service(settings)
         yield
         app.state.service.stop()
 
     app = FastAPI(title="whisper-router", lifespan=lifespan, openapi_url=None)
+    app.state.service = Service(settings)
     _add_handlers(app, settings)
     _add_routes(app)
     return app
@@ -100,7 +109,7 @@ def _add_handlers(app: FastAPI, settings: Settings) -> None:
         except Exception:
             logger.exception("%s %s failed", request.method, path)
             response = _told(request, Problem(500, "internal_error", "this is a fault of the server's", None))
-        endpoint = path if response.status_code not in (404, 405) else "other"
+        endpoint = path if path in ENDPOINTS else "other"
         _service(request).metrics.requests.labels(endpoint, str(response.status_code)).inc()
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response

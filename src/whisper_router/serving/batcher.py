@@ -8,7 +8,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -192,14 +193,14 @@ class Batcher:
             self._run([window])
         except Exception as error:
             logger.exception("a window failed")
-            with self._changed:
-                if not window.job.future.done():
-                    window.job.future.set_exception(error)
+            with suppress(InvalidStateError):
+                window.job.future.set_exception(error)
 
     def _finish(self, window: _Window, segment: Segment) -> None:
         job = window.job
         with self._changed:
             job.segments[window.index] = segment
-            if len(job.segments) == len(job.windows) and not job.future.done():
+            if len(job.segments) == len(job.windows):
                 ordered = [job.segments[i] for i in range(len(job.windows))]
-                job.future.set_result(join(ordered, job.route, job.transcribe))
+                with suppress(InvalidStateError):  # given up meanwhile
+                    job.future.set_result(join(ordered, job.route, job.transcribe))

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,20 +66,16 @@ def run(settings: Any) -> None:
             where = f"http://{settings.host}:{port}"
             print(f"serving {settings.router} version {version} at {where}", flush=True)
 
-    try:
-        app = create_app(settings)
-        config = uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=round(settings.request_s),
-            server_header=False,
-        )
-        server = Server(config)
-        server.run()
-    except OSError as error:
-        raise UserError(f"{settings.host}:{settings.port}: {error.strerror or error}") from error
-    if not server.started:
-        sys.exit(3)
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=round(settings.request_s),
+        server_header=False,
+    )
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, lambda *_: None)  # uvicorn raises it again when all is finished
+    Server(config).run()

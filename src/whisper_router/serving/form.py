@@ -19,10 +19,9 @@ from whisper_router.serving.settings import Settings
 ROUTED = "routed"
 ALIASES = ("whisper-1",)  # what OpenAI's clients ask for by default: routed
 FORM_BYTES = 64 << 10  # most that the fields beside the file take
-FIELDS = frozenset(
-    "file model language prompt response_format temperature stream chunking_strategy include include[] "
-    "timestamp_granularities timestamp_granularities[]".split()
-)
+LISTS = ("timestamp_granularities", "include")  # sent with or without [] after the name
+TEXTS = ("model", "language", "prompt", "response_format", "temperature", "stream", "chunking_strategy")
+FIELDS = frozenset({"file", *TEXTS, *LISTS, *(f"{name}[]" for name in LISTS)})
 
 
 @dataclass(frozen=True)

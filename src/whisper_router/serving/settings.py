@@ -1,16 +1,13 @@
 """Settings of the HTTP service, from the environment: WHISPER_ROUTER_SERVE_HOST and so on."""
 
-import os
 from pathlib import Path
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from whisper_router.machine import cores
+
 PREFIX = "WHISPER_ROUTER_SERVE_"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Settings(BaseSettings):
@@ -22,7 +19,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     api_key: SecretStr | None = Field(None, description="asked for as a bearer token on /v1")
-    workers: int = Field(default_factory=_cores, ge=1, le=256, description="threads that run the arms")
+    workers: int = Field(default_factory=cores, ge=1, le=256, description="threads that run the arms")
     reload_s: float = Field(30, ge=0, description="how often a new champion is looked for; 0: on SIGHUP only")
 
     max_bytes: int = Field(25 << 20, ge=1 << 10, description="of a request's body")
