@@ -98,9 +98,13 @@ def package(folder: Path, clips: Sequence[Clip], kind: str, models: tuple[str, s
         calibration=nothing,
         bound=bound,
     )
-    write_text(folder / "policy.json", policy.model_dump_json())
+    write_text(folder / "policies/half.json", policy.model_dump_json())
     description = RouterDescription(
-        weak=references["weak"], strong=references["strong"], extractor=extractor, batch_size=BATCH_SIZE
+        weak=references["weak"],
+        strong=references["strong"],
+        extractor=extractor,
+        batch_size=BATCH_SIZE,
+        policy="half",
     )
     write_json(folder / "router.json", description.model_dump(mode="json"))
     return folder

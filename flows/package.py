@@ -1,4 +1,4 @@
-"""package: extractor, decider and policy named under router: -> data/router/."""
+"""package: the policy named under router:, its decider and extractor, and that decider's other policies."""
 
 import shutil
 from pathlib import Path
@@ -8,6 +8,8 @@ from prefect import flow
 
 from flows.stage import main
 from whisper_router.asr.reference import arm_references
+from whisper_router.decision import FORCED
+from whisper_router.errors import UserError
 from whisper_router.files import read_json, replacing_folder, write_json
 from whisper_router.hashing import code_hash, digest, file_sha256, folder_sha256
 from whisper_router.params import Params, load_params
@@ -24,6 +26,23 @@ NOT_SHAPING: dict[str, Any] = {
 }  # params that change no router
 
 
+def policies_of(params: Params, decider: str) -> list[str]:
+    """The policies that use a decider.
+
+    Raises
+    ------
+    UserError
+        One has the name of an arm, which asks for that arm.
+    """
+    names = [name for name, options in params.policies.items() if options.decider == decider]
+    for name in names:
+        if name in FORCED:
+            raise UserError(
+                f"params.yaml: policies.{name}: that name asks for the {name} arm; choose another"
+            )
+    return names
+
+
 def provenance(params: Params, policy: str) -> dict[str, object]:
     """Hashes of all that the packaged router came from."""
     decider = params.policies[policy].decider
@@ -38,7 +57,7 @@ def provenance(params: Params, policy: str) -> dict[str, object]:
             "labels": file_sha256(LABELS),
             "features": folder_sha256(FEATURES / extractor),
             "decider": folder_sha256(DECIDER / decider),
-            "policy": file_sha256(POLICY / f"{policy}.json"),
+            "policies": {name: file_sha256(POLICY / f"{name}.json") for name in policies_of(params, decider)},
             "params": digest(params.model_dump(mode="json", exclude=NOT_SHAPING)),
             "code": code_hash("whisper_router.router"),
             "requirements.lock": file_sha256(LOCK),
@@ -62,14 +81,19 @@ def package() -> None:
         strong=references["strong"],
         extractor=params.extractors[params.deciders[decider].extractor],
         batch_size=params.runtime.batch_size,
+        policy=policy,
     )
     with replacing_folder(ROUTER) as folder:
         shutil.copytree(DECIDER / decider, folder / "decider")
-        shutil.copy(POLICY / f"{policy}.json", folder / "policy.json")
+        (folder / "policies").mkdir()
+        for name in policies_of(params, decider):
+            shutil.copy(POLICY / f"{name}.json", folder / "policies")
         write_json(folder / "router.json", description.model_dump(mode="json"))
         write_json(folder / "provenance.json", provenance(params, policy))
         Router.load(folder)
-    print(f"package: {ROUTER}: policy {policy}, decider {decider}")
+    others = [name for name in policies_of(params, decider) if name != policy]
+    beside = f" (beside it: {', '.join(others)})" if others else ""
+    print(f"package: {ROUTER}: policy {policy}{beside}, decider {decider}")
 
 
 if __name__ == "__main__":

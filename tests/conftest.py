@@ -229,8 +229,10 @@ def package_router(checkpoints: dict[str, Path], clips: list[np.ndarray]) -> Cal
                 calibration_set=digest([]),
             ),
         )
-        write_text(folder / "policy.json", policy.model_dump_json(indent=2) + "\n")
-        description = RouterDescription(**arms, extractor=extractor, batch_size=batch_size)
+        others = {"half": policy, "never": policy.model_copy(update={"name": "never", "threshold": 1.1})}
+        for name, one in others.items():
+            write_text(folder / "policies" / f"{name}.json", one.model_dump_json(indent=2) + "\n")
+        description = RouterDescription(**arms, extractor=extractor, batch_size=batch_size, policy="half")
         write_json(folder / "router.json", description.model_dump(mode="json"))
         write_json(folder / "provenance.json", {"policy": "half", "decider": kind, "extractor": kind})
         return folder

@@ -20,6 +20,7 @@ from whisper_router.cli import app
 from whisper_router.errors import UserError
 from whisper_router.registry import register
 from whisper_router.router import Router
+from whisper_router.serving.signature import OUTPUTS
 
 URI = "models:/whisper-router"
 
@@ -148,7 +149,7 @@ def test_run_holds_params_metrics_curves_and_files(project):
 @pytest.mark.parametrize(("suffix", "kind"), [("/1", "encoder"), ("@champion", "confidence")])
 def test_predictions_are_those_of_the_router(project, table, suffix, kind):
     made = mlflow.pyfunc.load_model(URI + suffix).predict(table)
-    assert list(made.columns) == ["text", "model", "score", "threshold", "error"]
+    assert list(made.columns) == list(OUTPUTS)
     expected = Router.load(project.routers[kind]).transcribe(table["audio"].tolist())
     assert len(made) == len(expected) == 7
     for row, transcript in zip(made.itertuples(), expected, strict=True):
@@ -167,7 +168,7 @@ def test_predictions_are_those_of_the_router(project, table, suffix, kind):
 
 def test_no_rows_give_no_rows(project):
     made = mlflow.pyfunc.load_model(f"{URI}/1").predict(pd.DataFrame({"audio": pd.Series([], dtype=object)}))
-    assert list(made.columns) == ["text", "model", "score", "threshold", "error"]
+    assert list(made.columns) == list(OUTPUTS)
     assert len(made) == 0
 
 
@@ -183,6 +184,33 @@ def test_a_row_without_audio_fails_alone(project, table, nothing):
     made = mlflow.pyfunc.load_model(f"{URI}/1").predict(holed)
     assert made["error"].notna().tolist() == [False, True]
     assert made["text"][0]
+
+
+def test_the_example_of_a_folder(project, waves_folder, tmp_path):
+    script = Path(__file__).parents[1] / "examples" / "folder.py"
+    done = subprocess.run(
+        [sys.executable, script, waves_folder, tmp_path / "table.csv"],
+        env={**os.environ, "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    made = pd.read_csv(tmp_path / "table.csv")
+    (expected,) = Router.load(project.routers["confidence"]).transcribe([waves_folder / "deep" / "a.wav"])
+    assert made["file"].tolist() == ["b.flac", "deep/a.wav"]
+    assert made["text"][1] == expected.text
+    assert made["error"].notna().tolist() == [True, False]
+
+
+@pytest.fixture
+def waves_folder(tmp_path, clips, wav) -> Path:
+    folder = tmp_path / "waves"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "a.wav").write_bytes(wav(clips[0]))
+    (folder / "b.flac").write_bytes(b"no sound")
+    (folder / "c.txt").write_text("no audio")
+    return folder
 
 
 def test_another_column_is_refused(project, table):

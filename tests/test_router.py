@@ -284,7 +284,7 @@ def test_another_normaliser_is_refused(copy, monkeypatch):
 
 def test_a_policy_of_another_router_is_refused_with_all_that_differs(routers, copy, kind):
     other = KINDS[KINDS.index(kind) - 1]
-    shutil.copy(routers[other] / "policy.json", copy / "policy.json")
+    shutil.copy(routers[other] / "policies/half.json", copy / "policies/half.json")
     with pytest.raises(RouterMismatchError, match="calibrated for another extractor, decider;"):
         Router.load(copy)
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from whisper_router import cli_audit, cli_drift, cli_models, environment
 from whisper_router.cli_common import Json, friendly
 from whisper_router.errors import UserError
+from whisper_router.serving.command import serve
 
 environment.prepare()
 
@@ -41,6 +42,9 @@ RouterOption = Annotated[
 ]
 Threshold = Annotated[
     float | None, typer.Option(help="Instead of the policy's: strong iff score >= threshold.")
+]
+PolicyName = Annotated[
+    str | None, typer.Option("--policy", help="Another packaged policy; or an arm: weak, strong.")
 ]
 
 
@@ -116,7 +120,14 @@ def demo() -> None:
     run_demo(Console())
 
 
-def _each(files: list[Path], router: str, threshold: float | None, as_json: bool, transcribe: bool) -> None:
+def _each(
+    files: list[Path],
+    router: str,
+    threshold: float | None,
+    policy: str | None,
+    as_json: bool,
+    transcribe: bool,
+) -> None:
     from tqdm import tqdm
 
     from whisper_router.router import Router
@@ -126,7 +137,8 @@ def _each(files: list[Path], router: str, threshold: float | None, as_json: bool
     failed = 0
     for start in tqdm(range(0, len(files), size), "files", unit="batch", disable=len(files) <= size):
         chunk = files[start : start + size]
-        made = loaded.transcribe(chunk, threshold) if transcribe else loaded.decide(chunk, threshold)
+        route = loaded.transcribe if transcribe else loaded.decide
+        made = route(chunk, threshold, policy)
         for path, row in zip(chunk, made, strict=True):
             failed += row.error is not None
             if as_json:
@@ -135,8 +147,12 @@ def _each(files: list[Path], router: str, threshold: float | None, as_json: bool
                 print(f"{path}: error: {row.error}", file=sys.stderr)
             else:
                 text = f"  {getattr(row, 'text', '')}" if transcribe else ""
-                route = f"{row.model} ({row.arm}; score {row.score:.3f}, threshold {row.threshold:.3f})"
-                print(f"{path}: {route}{text}")
+                by = (
+                    row.policy
+                    if row.score is None
+                    else f"score {row.score:.3f}, threshold {row.threshold:.3f}"
+                )
+                print(f"{path}: {row.model} ({row.arm}; {by}){text}")
     if failed:
         raise SystemExit(1)
 
@@ -144,19 +160,30 @@ def _each(files: list[Path], router: str, threshold: float | None, as_json: bool
 @app.command()
 @friendly
 def transcribe(
-    files: Files, router: RouterOption = "data/router", threshold: Threshold = None, as_json: Json = False
+    files: Files,
+    router: RouterOption = "data/router",
+    threshold: Threshold = None,
+    policy: PolicyName = None,
+    as_json: Json = False,
 ) -> None:
     """Transcribe audio files, each by the arm it needs. Exit code 1 if one failed; the others are done."""
-    _each(files, router, threshold, as_json, transcribe=True)
+    _each(files, router, threshold, policy, as_json, transcribe=True)
 
 
 @app.command()
 @friendly
 def decide(
-    files: Files, router: RouterOption = "data/router", threshold: Threshold = None, as_json: Json = False
+    files: Files,
+    router: RouterOption = "data/router",
+    threshold: Threshold = None,
+    policy: PolicyName = None,
+    as_json: Json = False,
 ) -> None:
     """Say which arm each file needs, without transcribing more than the decision takes."""
-    _each(files, router, threshold, as_json, transcribe=False)
+    _each(files, router, threshold, policy, as_json, transcribe=False)
+
+
+app.command()(friendly(serve))
 
 
 @app.command()

@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
 from whisper_router import git
+from whisper_router.asr.engine import PACKAGES
 from whisper_router.asr.reference import arm_references
 from whisper_router.contest import SPEAKERS, seen_speakers
 from whisper_router.errors import UserError
@@ -78,6 +79,27 @@ def _router(embed: bool) -> Iterator[Path]:
         yield folder
 
 
+def requirements(router: Path) -> list[str]:
+    """Pins of what serving a packaged router imports, engines and all."""
+    described = read_json(router / "router.json")
+    engines = sorted({described[arm]["decode"]["engine"] for arm in ("weak", "strong")} & set(PACKAGES))
+    names = [*SERVING, *(PACKAGES[engine][0] for engine in engines)]
+    return [f"{name}=={version(name).split('+')[0]}" for name in names]
+
+
+def model_parts(router: Path) -> dict[str, Any]:
+    """What MLflow is given: the model as code with this package, the router's folder, pins, signature."""
+    package = Path(__file__).parent
+    return {
+        "python_model": str(package / "serving" / "pyfunc.py"),
+        "artifacts": {"router": str(router)},
+        "code_paths": [str(package)],
+        "signature": signature(),
+        "input_example": example(),
+        "pip_requirements": requirements(router),
+    }
+
+
 def register(alias: bool = False, embed_weights: bool = False) -> Registered:
     """Register the DAG's outputs: once for each content of dvc.lock.
 
@@ -135,16 +157,8 @@ def register(alias: bool = False, embed_weights: bool = False) -> Registered:
         client.log_dict(run_id, {"seen": seen_speakers(pd.read_parquet(LABELS))}, SPEAKERS)
         for folder in (PLOTS, METRICS):
             client.log_artifacts(run_id, str(folder), folder.name)
-        package = Path(__file__).parent
         info = mlflow.pyfunc.log_model(
-            name="router",
-            python_model=str(package / "serving" / "pyfunc.py"),
-            artifacts={"router": str(router)},
-            code_paths=[str(package)],
-            signature=signature(),
-            input_example=example(),
-            pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in SERVING],
-            metadata={"dvc_lock_sha256": lock},
+            name="router", metadata={"dvc_lock_sha256": lock}, **model_parts(router)
         )
     created = mlflow.register_model(info.model_uri, MODEL, tags=tags)
     made = str(created.version)
