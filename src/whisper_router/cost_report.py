@@ -20,7 +20,7 @@ from whisper_router.machine import machine_name
 from whisper_router.params import load_params
 from whisper_router.paths import ARMS, DECIDER, LABELS, MANIFEST, POLICY, TRANSCRIPTS
 from whisper_router.policy.calibrate import Policy
-from whisper_router.report import CHOICE_NAMES
+from whisper_router.report.words import CHOICE_NAMES
 
 UNITS = {"macs": 1e9, "macs_paper": 1e9}  # shown in 10^9
 

@@ -195,10 +195,12 @@ def figures(
     right = (routed.strong == 1) == (pair.label == 1)
     count, words = weights.sum(axis=1), weights @ pair.words
     wer = {name: weights @ choice.errors / words for name, choice in made.items()}
+    share = weights @ routed.strong / count
+    wer["random"] = share * wer["strong"] + (1 - share) * wer["weak"]
     gap = wer["weak"] - wer["strong"]
     result = {f"wer_{name}": value for name, value in wer.items()}
     result |= {
-        "strong_share": weights @ routed.strong / count,
+        "strong_share": share,
         "positive_share": weights @ pair.label / count,
         "accuracy": weights @ right / count,
         "auroc": auroc(pair.label, scores, weights, folds),
@@ -209,9 +211,10 @@ def figures(
     with np.errstate(invalid="ignore", divide="ignore"):
         result["gap_recovered"] = (wer["weak"] - wer["routed"]) / gap
     for currency in routed.cost:
-        reference = weights @ made["strong"].cost[currency]
-        for name, choice in made.items():
-            result[f"{currency}_{name}"] = weights @ choice.cost[currency] / reference
+        costs = {name: weights @ choice.cost[currency] for name, choice in made.items()}
+        costs["random"] = share * costs["strong"] + (1 - share) * costs["weak"]
+        for name, cost in costs.items():
+            result[f"{currency}_{name}"] = cost / costs["strong"]
         result[f"saving_{currency}"] = 1 - result[f"{currency}_routed"]
     return result
 

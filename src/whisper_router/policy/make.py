@@ -68,3 +68,18 @@ def make_policy(
         promise=chosen.promise,
         bound=bound,
     )
+
+
+def policy_metrics(policy: Policy, sample: Sample, resamples: int, seed: int) -> dict[str, Any]:
+    """All figures of a policy on other utterances; ``target``: what was asked, what came, whether it is met."""
+    tau = (policy.promise.tau if policy.promise else None) or 0.0
+    made = metrics_at(sample, policy.threshold, tau, resamples, seed)
+    found = made.get(policy.figure, {}).get("value")
+    bounds = found is not None and policy.figure != "wer_routed"
+    made["target"] = {
+        "figure": policy.figure,
+        "at_most": policy.target,
+        "value": found,
+        "met": found <= policy.target + 1e-9 if bounds else None,
+    }
+    return made
