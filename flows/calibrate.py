@@ -25,9 +25,7 @@ def calibrate() -> None:
         for name, options in params.policies.items():
             sample, extractor = scored[options.decider]
             bound = part.bound(options.decider, extractor, getattr(options, "currency", None))
-            policy = make_policy(
-                name, options, sample, bound, params.evaluate.bootstrap, params.evaluate.seed
-            )
+            policy = make_policy(name, options, sample, bound)
             write_text(folder / f"{name}.json", policy.to_json())
             print(
                 f"calibrate: {name}: threshold {policy.threshold:.4f} sends "

@@ -107,9 +107,13 @@ def _charts(
     curve = charts.threshold_sweep(sweeps[policy.decider], made, policy.threshold, "macs", policy.name)
     return found | {
         "sweep": Chart(f"Every threshold of decider {policy.decider}", curve, 6.0),
-        "roc": Chart("ROC: needed against sent", charts.roc(told, areas, (policy.decider, policy.threshold)), 5.6),
+        "roc": Chart(
+            "ROC: needed against sent", charts.roc(told, areas, (policy.decider, policy.threshold)), 5.6
+        ),
         "reliability": Chart("Scores against what happened", charts.reliability(told), 5.6),
-        "slices": Chart("WER above always-strong's, by slice", charts.slice_chart(slices), charts.slices_height(slices)),
+        "slices": Chart(
+            "WER above always-strong's, by slice", charts.slice_chart(slices), charts.slices_height(slices)
+        ),
     }
 
 
@@ -161,7 +165,9 @@ def evaluate() -> None:
         for name, chart in drawn.items():
             write_chart(folder / f"{name}.png", chart.draw, chart.height)
         for name, decider in scored.items():
-            sweep(part.pair, decider.scores, decider.spent).round(6).to_csv(folder / f"sweep_{name}.csv", index=False)
+            sweep(part.pair, decider.scores, decider.spent).round(6).to_csv(
+                folder / f"sweep_{name}.csv", index=False
+            )
 
     heard = {row.id: row for row in utterances(rows)}
     store = ContentStore()

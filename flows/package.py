@@ -17,6 +17,7 @@ from whisper_router.router import Router, RouterDescription
 LOCK = Path("requirements.lock")
 NOT_SHAPING: dict[str, Any] = {
     "evaluate": True,
+    "cost_table": True,
     "checks": True,
     "runtime": {"runner": True},
 }  # params that change no router

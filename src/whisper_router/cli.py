@@ -13,6 +13,7 @@ from rich.console import Console
 
 from whisper_router import environment
 from whisper_router.errors import UserError
+from whisper_router.policy.commands import calibrate, recalibrate
 
 environment.prepare()
 
@@ -173,6 +174,10 @@ def decide(
 ) -> None:
     """Say which arm each file needs, without transcribing more than the decision takes."""
     _each(files, router, threshold, as_json, transcribe=False)
+
+
+app.command()(_friendly(calibrate))
+app.command()(_friendly(recalibrate))
 
 
 @app.command()

@@ -229,7 +229,10 @@ def risks(pair: Pair, strong: Array, weights: Array, tau: float = 0.0) -> dict[s
     lost = (pair.weak_errors - pair.strong_errors) / pair.words
     harm, loss = (lost > tau + 1e-9) & ~strong, np.where(strong, 0.0, np.clip(lost, 0, 1))
     result = {}
-    for suffix, counted in (("", weights), ("_by_speaker", weights / np.bincount(pair.speakers)[pair.speakers])):
+    for suffix, counted in (
+        ("", weights),
+        ("_by_speaker", weights / np.bincount(pair.speakers)[pair.speakers]),
+    ):
         total, harmed = counted.sum(axis=1), counted @ harm
         result[f"harm_all{suffix}"] = harmed / total
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -35,15 +35,13 @@ def slice_columns(manifest: pd.DataFrame) -> pd.DataFrame:
         values = tags[name].where(tags[name].isna(), tags[name].astype(str))
         numbers = pd.to_numeric(values, errors="coerce")
         if values.nunique() > MOST_VALUES and numbers.notna().sum() == values.notna().sum():
-            values = pd.qcut(numbers, QUARTERS, duplicates="drop").map(_span, na_action="ignore").astype(object)
+            edges = np.unique(np.quantile(numbers.dropna(), np.linspace(0, 1, QUARTERS + 1)))
+            spans = [f"{low:g} to {high:g}" for low, high in zip(edges, edges[1:], strict=False)]
+            values = pd.cut(numbers, edges, labels=spans, include_lowest=True).astype(object)
         if 1 < values.nunique() <= MOST_VALUES:
             columns[name] = values
     columns["speaker"] = manifest["speaker"].astype(object)
     return pd.DataFrame(columns).reset_index(drop=True)
-
-
-def _span(interval: pd.Interval) -> str:
-    return f"{interval.left:g} to {interval.right:g}"
 
 
 def _rows(columns: pd.DataFrame) -> Iterator[tuple[str, str, Array]]:

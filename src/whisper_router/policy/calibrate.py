@@ -69,7 +69,9 @@ class Promise(_Part):
     bound: float | None = None  # its upper bound at confidence 1 - delta, where utterances are the unit
     units: int  # utterances or speakers
     least_units: int  # fewer can promise nothing, even if nothing goes wrong
-    would_suffice: int | None = None  # units that promise something at the rate seen; None: the rate is too high
+    would_suffice: int | None = (
+        None  # units that promise something at the rate seen; None: the rate is too high
+    )
 
 
 class Policy(_Part):

@@ -45,7 +45,9 @@ def swept(sample: Sample) -> tuple[Array, Array, dict[str, Array]]:
     ordered = np.sort(sample.scores)[::-1]
     sent = np.rint(table["strong_share"].to_numpy() * len(ordered)).astype(int)
     thresholds = np.array([threshold_after(ordered, count) for count in sent])
-    costs = {name.removesuffix("_routed"): table[name].to_numpy() for name in table if name.endswith("_routed")}
+    costs = {
+        name.removesuffix("_routed"): table[name].to_numpy() for name in table if name.endswith("_routed")
+    }
     return thresholds, costs.pop("wer"), costs
 
 
@@ -67,7 +69,9 @@ def _cost_budget(options: CostBudgetOptions, sample: Sample) -> Chosen:
             f"a cost_budget of {options.budget:.0%} of always-strong's {options.currency}: the decision with the "
             f"weak arm costs {cost[0]:.1%} already, and no threshold less than {cost.min():.1%}; raise the budget"
         )
-    meaning = f"cost at most {options.budget:.1%} of always-strong's {options.currency}, as much to strong as fits"
+    meaning = (
+        f"cost at most {options.budget:.1%} of always-strong's {options.currency}, as much to strong as fits"
+    )
     return Chosen(float(thresholds[fits[-1]]), options.budget, f"{options.currency}_routed", meaning)
 
 
@@ -76,9 +80,7 @@ def _wer_budget(options: WerBudgetOptions, sample: Sample) -> Chosen:
     cost, rise = _costs_in(options.currency, costs), wer - wer[-1]
     fits = np.flatnonzero(rise <= options.points / 100 + 1e-12)  # always-strong is one of them
     best = fits[np.argmin(cost[fits])]
-    meaning = (
-        f"the largest saving in {options.currency} with a WER at most {options.points:g} points above always-strong's"
-    )
+    meaning = f"the largest saving in {options.currency} with a WER at most {options.points:g} points above always-strong's"
     return Chosen(float(thresholds[best]), options.points / 100, "wer_rise", meaning)
 
 

@@ -10,6 +10,7 @@ from whisper_router.policy.choose import Sample, choose, swept
 from whisper_router.policy.options import PolicyOptions
 
 SWEEP = np.linspace(0, 1, 21)  # shares sent to strong at which a policy says what it expects
+RESAMPLES, SEED = 1000, 0  # of the speakers, for intervals
 SHOWN = ("strong_share", "wer_routed", "wer_rise", "harm_all", "harm_weak", "mean_loss")
 
 
@@ -34,9 +35,7 @@ def expected(sample: Sample) -> tuple[Expected, ...]:
     )
 
 
-def make_policy(
-    name: str, options: PolicyOptions, sample: Sample, bound: Bound, resamples: int, seed: int
-) -> Policy:
+def make_policy(name: str, options: PolicyOptions, sample: Sample, bound: Bound) -> Policy:
     """Choose the threshold and say what it does on the sample.
 
     Raises
@@ -46,7 +45,7 @@ def make_policy(
     """
     chosen = choose(options, sample)
     tau = options.tau if options.kind == "guarantee" else 0.0
-    made = metrics_at(sample, chosen.threshold, tau, resamples, seed)
+    made = metrics_at(sample, chosen.threshold, tau, RESAMPLES, SEED)
     savings = [name for name in made if name.startswith("saving_")]
     target = [chosen.figure] if chosen.figure in made else []
     pair = sample.pair
@@ -62,7 +61,9 @@ def make_policy(
             utterances=len(sample.scores),
             speakers=pair.n_speakers,
             **{key: made[key]["value"] for key in ("strong_share", "wer_weak", "wer_strong", "wer_routed")},
-            figures={key: Figure.model_validate(made[key]) for key in dict.fromkeys([*target, *SHOWN, *savings])},
+            figures={
+                key: Figure.model_validate(made[key]) for key in dict.fromkeys([*target, *SHOWN, *savings])
+            },
             sweep=expected(sample),
         ),
         promise=chosen.promise,

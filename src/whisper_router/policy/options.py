@@ -63,10 +63,17 @@ class GuaranteeOptions(_Options):
     alpha: float = Field(0.05, gt=0, lt=1)
     delta: float = Field(0.1, gt=0, lt=1, description="the promise fails no more often; not of mean_loss")
     tau: float = Field(0.0, ge=0, description="WER lost that does not count; not of mean_loss")
-    unit: Literal["utterance", "speaker"] = Field("utterance", description="what counts as one independent draw")
+    unit: Literal["utterance", "speaker"] = Field(
+        "utterance", description="what counts as one independent draw"
+    )
 
 
 PolicyOptions = Annotated[
-    FixedOptions | StrongShareOptions | CostBudgetOptions | WerBudgetOptions | BestWerOptions | GuaranteeOptions,
+    FixedOptions
+    | StrongShareOptions
+    | CostBudgetOptions
+    | WerBudgetOptions
+    | BestWerOptions
+    | GuaranteeOptions,
     Field(discriminator="kind"),
 ]

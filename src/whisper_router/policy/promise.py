@@ -150,11 +150,13 @@ def _says(options: GuaranteeOptions, holds: bool, units: int, least: int, needed
         )
     return (
         f"No promise, everything goes to the strong arm: among {units} calibration {many} no threshold "
-        f"that sends anything to the weak arm passes; {_suffice(needed, least, many)}. It would say: {promise}"
+        f"that sends some of them to the weak arm passes; {_suffice(needed, least, many)}. It would say: {promise}"
     )
 
 
 def _suffice(needed: int | None, least: int, many: str) -> str:
     if needed is None:
         return "at the rate seen with a tenth sent to the weak arm no number suffices"
-    return f"at the rate seen with a tenth sent to the weak arm about {max(needed, least)} {many} would suffice"
+    return (
+        f"at the rate seen with a tenth sent to the weak arm about {max(needed, least)} {many} would suffice"
+    )

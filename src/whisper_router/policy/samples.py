@@ -101,7 +101,9 @@ def labelled(
     return Labelled(labels, pair, arms, costs)
 
 
-def score(params: Params, decider: str, part: Labelled, earlier: Sequence[str] = ()) -> tuple[Sample, dict[str, object]]:
+def score(
+    params: Params, decider: str, part: Labelled, earlier: Sequence[str] = ()
+) -> tuple[Sample, dict[str, object]]:
     """What a decider says of labelled utterances, and the identity of what it read.
 
     Parameters

@@ -31,6 +31,13 @@ def _bars(metrics: Mapping[str, Any], name: str) -> Array | None:
     return np.array([[max(value - low, 0)], [max(high - value, 0)]]) * 100
 
 
+def _room(made: Mapping[str, Any], curves: Sequence[pd.Series], oracle: Array) -> tuple[float, float]:
+    """Limits of the axis of WER, in percent: all curves, and as much again for bars."""
+    seen = np.concatenate([*curves, oracle, [made["wer_posthoc"]["value"]]]) * 100
+    low, high = seen.min(), seen.max()
+    return max(low - (high - low) / 2, 0), high + (high - low) / 2
+
+
 def frontier(
     pair: Pair,
     sweeps: Mapping[str, pd.DataFrame],
@@ -78,11 +85,12 @@ def frontier(
                 label=text,
                 zorder=5 if choice == "routed" else 4,
             )
+        axes.set_ylim(*_room(made, [table["wer_routed"] for table in sweeps.values()], y))
         axes.set_xlabel(f"cost, % of always-strong in {currency}\n({CURRENCY_LABEL[currency]})", fontsize=10)
         axes.set_ylabel("WER on the test split, %")
         title = "WER against cost"
         if isinstance(made["wer_routed"]["interval"], list):
-            title += "; bars: 95 % over speakers"
+            title += "; bars: 95 % over speakers, cut at the edge"
         axes.set_title(title)
         if note:
             figure.suptitle(note, fontsize=9, color=theme.faint, wrap=True)
@@ -140,7 +148,9 @@ def reliability(deciders: Mapping[str, tuple[Array, Array]]) -> Draw:
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.subplots()
-        axes.plot([0, 100], [0, 100], color=theme.faint, linestyle=":", label="a score that is the probability")
+        axes.plot(
+            [0, 100], [0, 100], color=theme.faint, linestyle=":", label="a score that is the probability"
+        )
         for colour, (name, (scores, labels)) in zip(theme.deciders, deciders.items(), strict=False):
             parts = [part for part in np.array_split(np.argsort(scores, kind="stable"), BINS) if part.size]
             x = [scores[part].mean() * 100 for part in parts]
@@ -160,7 +170,9 @@ def reliability(deciders: Mapping[str, tuple[Array, Array]]) -> Draw:
     return draw
 
 
-def roc(deciders: Mapping[str, tuple[Array, Array]], areas: Mapping[str, float | None], at: tuple[str, float]) -> Draw:
+def roc(
+    deciders: Mapping[str, tuple[Array, Array]], areas: Mapping[str, float | None], at: tuple[str, float]
+) -> Draw:
     """Share found of those that need strong, against share sent in vain; ``at``: a decider and its threshold."""
 
     def draw(figure: Figure, theme: Theme) -> None:
@@ -213,7 +225,9 @@ def slice_chart(table: Sequence[Mapping[str, Any]]) -> Draw:
                 capsize=3,
             )
         axes.axvline(0, color=theme.faint, linewidth=1)
-        axes.set_yticks(range(len(rows)), [f"{row['by']} {row['slice']} ({row['utterances']})" for row in rows])
+        axes.set_yticks(
+            range(len(rows)), [f"{row['by']} {row['slice']} ({row['utterances']})" for row in rows]
+        )
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel("WER above always-strong's, points (left of 0: the router is better)")
         axes.grid(axis="x")

@@ -22,6 +22,7 @@ from whisper_router.report.words import (
     KIND_NAMES,
     currencies_of,
     is_demo,
+    parts,
     percent,
 )
 from whisper_router.report.wrong import Wrong
@@ -90,6 +91,7 @@ def page(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["percent"] = percent
+    environment.filters["parts"] = parts
     environment.filters["held"] = held
     made = metrics[chosen]
     few = made["wer_weak"]["interval"]

@@ -72,7 +72,9 @@ def _save(draw: Draw, theme: Theme, height: float, target: Path | io.BytesIO) ->
     with mpl.rc_context(settings):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         draw(figure, theme)
-        figure.savefig(target, dpi=DPI, format="png", metadata={"Software": None}, pad_inches=0.15, bbox_inches="tight")
+        figure.savefig(
+            target, dpi=DPI, format="png", metadata={"Software": None}, pad_inches=0.15, bbox_inches="tight"
+        )
 
 
 def write_chart(path: Path, draw: Draw, height: float) -> None:

@@ -77,12 +77,17 @@ def summary(metrics: Mapping[str, Any], verified: int) -> dict[str, Any]:
     }
 
 
+def parts(figure: Mapping[str, Any], digits: int = 1) -> tuple[str, str]:
+    """A figure, and its interval (empty where it has none or no width) or why there is no figure."""
+    if figure["value"] is None:
+        return "none", str(figure.get("reason", "not defined"))
+    interval = figure.get("interval")
+    if not isinstance(interval, list | tuple) or interval[0] == interval[1]:
+        return f"{figure['value']:.{digits}%}", ""
+    return f"{figure['value']:.{digits}%}", f"({interval[0]:.{digits}%} to {interval[1]:.{digits}%})"
+
+
 def percent(figure: Mapping[str, Any], digits: int = 1) -> str:
     """A figure with its interval, or why there is none."""
-    if figure["value"] is None:
-        return f"none: {figure.get('reason', 'not defined')}"
-    text = f"{figure['value']:.{digits}%}"
-    interval = figure.get("interval")
-    if isinstance(interval, str) or interval is None:
-        return text
-    return f"{text} ({interval[0]:.{digits}%} to {interval[1]:.{digits}%})"
+    value, beside = parts(figure, digits)
+    return f"{value}{':' if figure['value'] is None else ''} {beside}".strip()
