@@ -1,7 +1,7 @@
 """Policies put to the test: simulated populations, and a project's real speech over many speaker splits.
 
-Writes docs/policies.json and docs/policies-measured.md: figures alone, no text and no audio. Run it in the folder
-of a project whose DAG has run (data/ with labels, features and deciders):
+Writes docs/policies.json and docs/policies-measured.md: figures alone, no text and no audio. Run it in the
+folder of a project whose DAG has run (data/ with labels, features and deciders):
 
     python /path/to/benchmarks/policies.py DECIDER --out /path/to/docs
 """
@@ -235,8 +235,9 @@ def document(made: Mapping[str, Any]) -> str:
         "",
         "## Simulated populations",
         "",
-        f"{draws} calibration sets of 40 speakers with 10 utterances each; alpha = delta = 10 %. A guarantee that is "
-        f"right may fail in at most 10 % of them, with the noise of so many draws in at most {allowed} (99.9 %). "
+        f"{draws} calibration sets of 40 speakers with 10 utterances each; alpha = delta = 10 %. A guarantee "
+        "that is right may fail in at most 10 % of them, with the noise of so many draws in at most "
+        f"{allowed} (99.9 %). "
         "`mean_loss` bounds the mean of the last column but one, not a share of sets.",
         "",
         *_table(
@@ -260,8 +261,8 @@ def document(made: Mapping[str, Any]) -> str:
         ),
         "## Real speech: every kind side by side",
         "",
-        f"{project['arms']['weak']} -> {project['arms']['strong']}, decider {project['decider']}. Chosen on the "
-        "calibration split, measured on the test split (other speakers). 95 % intervals over speakers.",
+        f"{project['arms']['weak']} -> {project['arms']['strong']}, decider "
+        f"{project['decider']}. Chosen on the calibration split, measured on the test split (other speakers). 95 % intervals over speakers.",
         "",
         *_table(
             [
@@ -295,10 +296,10 @@ def document(made: Mapping[str, Any]) -> str:
         "",
         "## Real speech: random speaker splits",
         "",
-        f"{project['utterances']} utterances of {project['speakers']} speakers ({corpora}) that the decider was not "
-        f"trained on. {made['splits'][0]['splits']} times half of the speakers calibrate and the others are "
-        "observed. An observed rate has the noise of its own half, so it may be above alpha more often than delta "
-        "(10 %) while the true rate is not.",
+        f"{project['utterances']} utterances of {project['speakers']} speakers ({corpora}) "
+        f"that the decider was not trained on. {made['splits'][0]['splits']} times half of the speakers calibrate and the others are "
+        "observed. An observed rate has the noise of its own half, so it may be above alpha more often than "
+        "delta (10 %) while the true rate is not.",
         "",
         *_table(
             [
@@ -326,13 +327,14 @@ def document(made: Mapping[str, Any]) -> str:
         lines += [
             "## Another domain",
             "",
-            "Calibrated on the one corpus, used on the other; then calibrated anew on 100 utterances of the other "
-            f"and observed on its remaining speakers, {made['across'][0]['recalibrated']['splits']} times. The "
+            "Calibrated on the one corpus, used on the other; then calibrated anew on 100 utterances of the "
+            f"other and observed on its remaining speakers, {made['splits'][0]['splits']} times. The "
             "decider was trained on both corpora: only the threshold is foreign.",
             "",
             *_table(
-                ["guarantee", "alpha", "calibrated on", "rate there", "rate on the other", "to weak there", "to weak on the other",
-                 "calibrated anew: rate (95 % of draws)", "draws above alpha", "with a promise", "share to weak"],
+                ["guarantee", "alpha", "calibrated on", "rate there", "rate on the other", "to weak there",
+                 "to weak on the other", "calibrated anew: rate (95 % of draws)", "draws above alpha",
+                 "with a promise", "share to weak"],
                 [
                     [
                         _risk(row),

@@ -18,9 +18,9 @@ STEPS = np.linspace(0, 1, 20_001)
 
 @dataclass(frozen=True)
 class Population:
-    """Scores are uniform; ``harm`` is the chance that an utterance of a score comes out worse by the weak arm.
+    """Scores are uniform; ``harm`` is the chance that an utterance of a score comes out worse by weak.
 
-    ``spread`` 0: utterances are independent. Above: a speaker in ``spread`` has all the harm, the others none.
+    ``spread`` 0: utterances are independent. Above: one speaker in ``spread`` has all the harm.
     """
 
     name: str

@@ -49,7 +49,7 @@ def test_changing_a_threshold_runs_calibrate_package_and_evaluate_alone(clone: P
 
 
 def test_editing_report_code_runs_evaluate_alone(clone: Path) -> None:
-    report = clone / "src" / "whisper_router" / "report.py"
+    report = clone / "src" / "whisper_router" / "report" / "words.py"
     report.write_text(report.read_text().replace("always weak", "only weak"))
     assert stages_run(call(clone, "run")) == ["evaluate"]
 
@@ -57,7 +57,8 @@ def test_editing_report_code_runs_evaluate_alone(clone: Path) -> None:
 def test_another_clone_with_an_empty_store_has_the_same_hashes(clone: Path, tmp_path: Path) -> None:
     other = make_clone(tmp_path)
     shutil.copy(clone / "params.yaml", other / "params.yaml")
-    shutil.copy(clone / "src/whisper_router/report.py", other / "src/whisper_router/report.py")
+    words = "src/whisper_router/report/words.py"
+    shutil.copy(clone / words, other / words)
     assert stages_run(call(other, "run")) == STAGES
     assert (other / "dvc.lock").read_text() == (clone / "dvc.lock").read_text()
 

@@ -210,7 +210,7 @@ class CostTable(_Strict):
 def decision_costs(
     table: CostTable, costs: ArmCosts, decider: str, durations_s: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Costs by currency of a decider (SHA-256 of its folder) on utterances; empty where the table has none of it.
+    """Costs by currency of a decider (SHA-256 of its folder) on utterances; empty where the table lacks it.
 
     ``costs`` are those of the arm that its extractor reads.
     """

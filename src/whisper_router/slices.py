@@ -1,7 +1,8 @@
-"""Where a router gains and where it loses: its figures by corpus, condition, duration, speaker and any other tag."""
+"""Where a router gains and where it loses: figures by corpus, duration, speaker and any other tag."""
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def slice_columns(manifest: pd.DataFrame) -> pd.DataFrame:
     manifest : DataFrame
         Rows of the manifest, in the order of the utterances.
     """
-    names = [f"{low} to {high} s" for low, high in zip(DURATIONS, DURATIONS[1:], strict=False)]
+    names = [f"{low} to {high} s" for low, high in pairwise(DURATIONS)]
     columns: dict[str, pd.Series] = {
         "corpus": manifest["corpus"].astype(object),
         "duration": pd.cut(manifest["duration_s"], DURATIONS, labels=names, right=False).astype(object),
@@ -36,7 +37,7 @@ def slice_columns(manifest: pd.DataFrame) -> pd.DataFrame:
         numbers = pd.to_numeric(values, errors="coerce")
         if values.nunique() > MOST_VALUES and numbers.notna().sum() == values.notna().sum():
             edges = np.unique(np.quantile(numbers.dropna(), np.linspace(0, 1, QUARTERS + 1)))
-            spans = [f"{low:g} to {high:g}" for low, high in zip(edges, edges[1:], strict=False)]
+            spans = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
             values = pd.cut(numbers, edges, labels=spans, include_lowest=True).astype(object)
         if 1 < values.nunique() <= MOST_VALUES:
             columns[name] = values

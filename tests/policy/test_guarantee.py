@@ -1,4 +1,4 @@
-"""Guarantees: exact bounds, sequences that stop, refusals that say what would suffice, and simulated validity."""
+"""Guarantees: exact bounds, sequences that stop, refusals with what would suffice, simulated validity."""
 
 import math
 from collections.abc import Iterator

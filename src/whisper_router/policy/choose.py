@@ -66,8 +66,8 @@ def _cost_budget(options: CostBudgetOptions, sample: Sample) -> Chosen:
     fits = np.flatnonzero(cost <= options.budget + 1e-12)
     if not fits.size:
         raise UserError(
-            f"a cost_budget of {options.budget:.0%} of always-strong's {options.currency}: the decision with the "
-            f"weak arm costs {cost[0]:.1%} already, and no threshold less than {cost.min():.1%}; raise the budget"
+            f"a cost_budget of {options.budget:.0%} of always-strong's {options.currency}: no threshold "
+            f"costs less than {cost.min():.1%}, the decision included; raise the budget"
         )
     meaning = (
         f"cost at most {options.budget:.1%} of always-strong's {options.currency}, as much to strong as fits"
@@ -80,14 +80,19 @@ def _wer_budget(options: WerBudgetOptions, sample: Sample) -> Chosen:
     cost, rise = _costs_in(options.currency, costs), wer - wer[-1]
     fits = np.flatnonzero(rise <= options.points / 100 + 1e-12)  # always-strong is one of them
     best = fits[np.argmin(cost[fits])]
-    meaning = f"the largest saving in {options.currency} with a WER at most {options.points:g} points above always-strong's"
+    meaning = (
+        f"the largest saving in {options.currency} whose WER is at most {options.points:g} points "
+        "above always-strong's"
+    )
     return Chosen(float(thresholds[best]), options.points / 100, "wer_rise", meaning)
 
 
 def _best_wer(sample: Sample) -> Chosen:
     thresholds, wer, _ = swept(sample)
     best = int(np.argmin(wer))  # of equals the one that sends the least to strong
-    meaning = "the lowest WER on the calibration split, which new data will hardly reach: it is the luckiest of many"
+    meaning = (
+        "the lowest WER on these utterances, which new ones will hardly reach: it is the luckiest of many"
+    )
     return Chosen(float(thresholds[best]), round(float(wer[best]), 6), "wer_routed", meaning)
 
 

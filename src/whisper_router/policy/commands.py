@@ -24,7 +24,7 @@ def _options(text: str, decider: str) -> Any:
         return TypeAdapter(PolicyOptions).validate_python({"decider": decider, **given})
     except (ValidationError, TypeError) as error:
         raise UserError(
-            f"--try {text}: not a policy; write for example '{{kind: guarantee, risk: all, alpha: 0.05}}': {error}"
+            f"--try {text}: not a policy; write for example '{{kind: guarantee, alpha: 0.05}}': {error}"
         ) from error
 
 
@@ -150,7 +150,8 @@ def recalibrate(
     Both arms transcribe them (the content store keeps that); first it is said what the present threshold does
     there. The decider stays as it is. Example:
 
-    whisper-router recalibrate calls.jsonl && whisper-router transcribe --router data/recalibrated/calls new.wav
+    whisper-router recalibrate calls.jsonl, then
+    whisper-router transcribe --router data/recalibrated/calls new.wav
     """
     from whisper_router.policy.recalibrate import recalibrate as choose_anew
 

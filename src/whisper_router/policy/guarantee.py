@@ -1,8 +1,8 @@
 """Thresholds that keep a promise on new data, from labels that were not used for anything else.
 
 A threshold is tested on a grid that is fixed before any calibration label or score is seen, from the safest
-(everything to the strong arm) outward; the first that fails its test ends the sequence, so the probability that
-any threshold is accepted wrongly is at most delta (fixed-sequence testing, Bauer 1991; Learn then Test,
+(everything to the strong arm) outward; the first that fails its test ends the sequence, so the probability
+that any threshold is accepted wrongly is at most delta (fixed-sequence testing, Bauer 1991; Learn then Test,
 Angelopoulos et al. 2021, arXiv 2110.01052). Nothing is assumed of the scores: a decider without skill costs
 savings, not the promise. What is assumed is that calibration and later data are independent draws of one
 population: of utterances, or, in the versions over speakers, of speakers.
@@ -23,19 +23,19 @@ CAP = 0.95  # of the largest bet that cannot ruin
 
 
 def upper_bound(events: Array | int, count: Array | int, delta: float) -> Array:
-    """One-sided Clopper-Pearson bound: the rate is below it with probability 1 - delta; 1 where count is 0."""
+    """One-sided Clopper-Pearson bound: the rate is below it with probability 1 - delta; 1 if count is 0."""
     events, count = np.asarray(events), np.asarray(count)
     bound = beta.ppf(1 - delta, events + 1, np.maximum(count - events, 1e-9))
     return np.where(events >= count, 1.0, bound)
 
 
 def least_count(alpha: float, delta: float) -> int:
-    """The fewest observations, none of them an event, whose bound is at most alpha: (1 - alpha)^n <= delta."""
+    """The fewest observations, none of them an event, whose bound is at most alpha."""
     return math.ceil(math.log(delta) / math.log1p(-alpha) - 1e-9)
 
 
 def least_count_at(rate: float, alpha: float, delta: float) -> int | None:
-    """The fewest observations at this rate of events whose bound is at most alpha; None if the rate is above."""
+    """The fewest observations at this rate of events whose bound is at most alpha; None if it is above."""
     if rate >= alpha:
         return None
     low = least_count(alpha, delta)
@@ -59,8 +59,8 @@ def betting_tests(excess: Array, alpha: float, delta: float) -> Array:
 
     Notes
     -----
-    Capital grows by ``1 - bet * excess`` a speaker, each bet made from the speakers before. If the mean excess
-    is above 0 the capital is a supermartingale, and Ville's inequality bounds its maximum.
+    Capital grows by ``1 - bet * excess`` a speaker, each bet made from the speakers before. If the mean
+    excess is above 0 the capital is a supermartingale, and Ville's inequality bounds its maximum.
     """
     speakers = len(excess)
     capital = np.ones(excess.shape[1])
@@ -76,7 +76,7 @@ def betting_tests(excess: Array, alpha: float, delta: float) -> Array:
 
 
 def last_accepted(tests: Array, start: int, delta: float) -> int | None:
-    """Index of the last threshold of the sequence before the first whose test fails; None if the first does."""
+    """Index of the last threshold of the sequence before the first that fails; None if the first does."""
     failed = np.flatnonzero(tests[start:] > delta)
     stop = start + int(failed[0]) if failed.size else len(tests)
     return stop - 1 if stop > start else None

@@ -72,7 +72,7 @@ def make_policy(name: str, options: PolicyOptions, sample: Sample, bound: Bound)
 
 
 def policy_metrics(policy: Policy, sample: Sample, resamples: int, seed: int) -> dict[str, Any]:
-    """All figures of a policy on other utterances; ``target``: what was asked, what came, whether it is met."""
+    """All figures of a policy on other utterances; ``target``: what was asked, what came, if it is met."""
     tau = (policy.promise.tau if policy.promise else None) or 0.0
     made = metrics_at(sample, policy.threshold, tau, resamples, seed)
     found = made.get(policy.figure, {}).get("value")

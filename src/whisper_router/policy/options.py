@@ -53,9 +53,10 @@ class BestWerOptions(_Options):
 class GuaranteeOptions(_Options):
     """The cheapest threshold that keeps a promise.
 
-    ``risk`` is what stays under ``alpha``: ``all``, the share of all utterances that go to the weak arm and come
-    out worse than the strong arm's by more than ``tau``; ``weak``, the same among those that go to the weak
-    arm; ``mean_loss``, the mean over all utterances of the WER lost by going to the weak arm, at most 1 each.
+    ``risk`` is what stays under ``alpha``: ``all``, the share of all utterances that go to the weak arm and
+    come out worse than the strong arm's by more than ``tau``; ``weak``, the same among those that go to the
+    weak arm; ``mean_loss``, the mean over all utterances of the WER lost by going to the weak arm, at most 1
+    each.
     """
 
     kind: Literal["guarantee"]

@@ -30,8 +30,8 @@ Array = np.ndarray
 LITTLE = 0.1  # the weak share at which the rate is read that says how many units would suffice
 
 ASSUMES = {
-    "utterance": "Calibration and later utterances are independent draws of one population. Utterances of one "
-    "speaker are alike, so among few speakers, or for new ones, it holds less often than it says.",
+    "utterance": "Calibration and later utterances are independent draws of one population. Utterances of "
+    "one speaker are alike, so among few speakers, or for new ones, it holds less often than it says.",
     "speaker": "Calibration and later speakers are independent draws of one population, each with any "
     "number of utterances, however alike; every speaker counts the same. It takes many speakers.",
 }
@@ -137,8 +137,8 @@ def _says(options: GuaranteeOptions, holds: bool, units: int, least: int, needed
     promise = {
         "all": f"{sure}, at most {alpha} of all utterances go to the weak arm and {worse}{average}.",
         "weak": f"{sure}, at most {alpha} of the utterances that go to the weak arm {worse}{average}.",
-        "mean_loss": f"In expectation (not with a probability), going to the weak arm loses at most {alpha} WER "
-        f"an utterance{average}, each counted as at most 100 %.",
+        "mean_loss": f"In expectation (not with a probability), going to the weak arm loses at most {alpha} "
+        f"WER an utterance{average}, each counted as at most 100 %.",
     }[options.risk]
     if holds:
         return promise
@@ -150,7 +150,8 @@ def _says(options: GuaranteeOptions, holds: bool, units: int, least: int, needed
         )
     return (
         f"No promise, everything goes to the strong arm: among {units} calibration {many} no threshold "
-        f"that sends some of them to the weak arm passes; {_suffice(needed, least, many)}. It would say: {promise}"
+        f"that sends some of them to the weak arm passes; "
+        f"{_suffice(needed, least, many)}. It would say: {promise}"
     )
 
 

@@ -44,7 +44,7 @@ from whisper_router.store import ContentStore
 def label_table(
     table: Path, references: dict[str, ArmReference], batch_size: int
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Manifest, transcripts and labels of a table's utterances by both arms; bad rows are named and left out."""
+    """Manifest, transcripts and labels of a table's utterances by both arms; bad rows are named."""
     corpus = Corpus(name=table.stem, kind="table", path=table.name)
     ingest = IngestOptions(root=str(table.parent), corpora=(corpus,), max_duration_s=WINDOW_S)
     manifest, rejected = read_corpora(ingest, DATA / "recalibrated" / "audio")

@@ -173,7 +173,7 @@ def reliability(deciders: Mapping[str, tuple[Array, Array]]) -> Draw:
 def roc(
     deciders: Mapping[str, tuple[Array, Array]], areas: Mapping[str, float | None], at: tuple[str, float]
 ) -> Draw:
-    """Share found of those that need strong, against share sent in vain; ``at``: a decider and its threshold."""
+    """Share found of those that need strong, against share sent in vain; ``at``: decider and threshold."""
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.subplots()
