@@ -262,7 +262,8 @@ def document(made: Mapping[str, Any]) -> str:
         "## Real speech: every kind side by side",
         "",
         f"{project['arms']['weak']} -> {project['arms']['strong']}, decider "
-        f"{project['decider']}. Chosen on the calibration split, measured on the test split (other speakers). 95 % intervals over speakers.",
+        f"{project['decider']}. Chosen on the calibration split, measured on the test split (other "
+        "speakers). 95 % intervals over speakers.",
         "",
         *_table(
             [
@@ -297,7 +298,8 @@ def document(made: Mapping[str, Any]) -> str:
         "## Real speech: random speaker splits",
         "",
         f"{project['utterances']} utterances of {project['speakers']} speakers ({corpora}) "
-        f"that the decider was not trained on. {made['splits'][0]['splits']} times half of the speakers calibrate and the others are "
+        f"that the decider was not trained on. {made['splits'][0]['splits']} times half of the speakers "
+        "calibrate and the others are "
         "observed. An observed rate has the noise of its own half, so it may be above alpha more often than "
         "delta (10 %) while the true rate is not.",
         "",

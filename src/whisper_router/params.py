@@ -102,7 +102,9 @@ class Params(_Strict):
     deciders: dict[Name, DeciderOptions] = Field(min_length=1)
     policies: dict[Name, PolicyOptions] = Field(min_length=1)
     router: RouterOptions
-    cost_table: Name | None = None  # a table in costs/: adds seconds and joules to policies and figures
+    cost_table: str | None = Field(
+        None, pattern=r"^[\w.-]+$", description="NAME of costs/NAME.json: adds seconds and joules"
+    )
     evaluate: EvaluateOptions = EvaluateOptions()
 
     @property
