@@ -31,7 +31,7 @@ from whisper_router.features.options import ConfidenceExtractor, EncoderExtracto
 from whisper_router.features.store import FeatureReader, write_features
 from whisper_router.files import write_json, write_text
 from whisper_router.hashing import digest
-from whisper_router.policy.calibrate import Bound, Calibration, Policy, choose_threshold
+from whisper_router.policy.calibrate import Bound, Calibration, Policy, share_threshold
 from whisper_router.policy.options import StrongShareOptions
 from whisper_router.router import RouterDescription
 from whisper_router.scoring import NORMALISER
@@ -205,12 +205,12 @@ def package_router(checkpoints: dict[str, Path], clips: list[np.ndarray]) -> Cal
         save_decider(folder / "decider", decider, options, identity)
         write_json(folder / "decider" / "curve.json", curve)
         half = StrongShareOptions(kind="strong_share", decider=kind, share=0.5)
-        threshold, target = choose_threshold(half, decider.score(features))
+        threshold = share_threshold(decider.score(features), half.share)
         policy = Policy(
             name="half",
             decider=kind,
             kind=half.kind,
-            target=target,
+            target=half.share,
             threshold=threshold,
             calibration=Calibration(
                 utterances=len(clips),

@@ -12,6 +12,7 @@ from rich.console import Console
 from whisper_router import cli_audit, cli_drift, cli_models, environment
 from whisper_router.cli_common import Json, friendly
 from whisper_router.errors import UserError
+from whisper_router.policy.commands import calibrate, recalibrate
 from whisper_router.serving.command import serve
 
 environment.prepare()
@@ -133,6 +134,11 @@ def _each(
     from whisper_router.router import Router
 
     loaded = Router.load(router)
+    if threshold is not None and (row := loaded.policy.expects(threshold)):
+        said = (
+            f"{row.strong_share:.0%} to strong, WER {row.wer_routed:.1%}, {row.saving_macs:.0%} of macs saved"
+        )
+        print(f"calibration split at threshold {row.threshold:.3f}: {said}", file=sys.stderr)
     size = loaded.description.batch_size
     failed = 0
     for start in tqdm(range(0, len(files), size), "files", unit="batch", disable=len(files) <= size):
@@ -184,6 +190,10 @@ def decide(
 
 
 app.command()(friendly(serve))
+
+
+app.command()(friendly(calibrate))
+app.command()(friendly(recalibrate))
 
 
 @app.command()

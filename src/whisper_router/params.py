@@ -19,7 +19,7 @@ from whisper_router.decider.options import DeciderOptions
 from whisper_router.errors import UserError
 from whisper_router.features.options import EncoderExtractor, Extractor
 from whisper_router.files import write_text
-from whisper_router.policy.options import PolicyOptions
+from whisper_router.policy.options import MEASURED, PolicyOptions
 from whisper_router.retrain_options import GateOptions, RetrainOptions
 
 PARAMS = Path("params.yaml")
@@ -103,6 +103,9 @@ class Params(_Strict):
     deciders: dict[Name, DeciderOptions] = Field(min_length=1)
     policies: dict[Name, PolicyOptions] = Field(min_length=1)
     router: RouterOptions
+    cost_table: str | None = Field(
+        None, pattern=r"^[\w.-]+$", description="NAME of costs/NAME.json: adds seconds and joules"
+    )
     evaluate: EvaluateOptions = EvaluateOptions()
     gate: GateOptions = GateOptions()
     retrain: RetrainOptions = RetrainOptions()
@@ -134,6 +137,12 @@ class Params(_Strict):
                 )
         for name, policy in self.policies.items():
             _known(f"policies.{name}.decider", policy.decider, self.deciders)
+            currency = getattr(policy, "currency", None)
+            if currency in MEASURED and self.cost_table is None:
+                raise ValueError(
+                    f"policies.{name}.currency: {currency} takes a measured table; run "
+                    "`whisper-router cost --measure` and name its file in cost_table"
+                )
         _known("router.policy", self.router.policy, self.policies)
         return self
 

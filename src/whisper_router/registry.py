@@ -24,7 +24,7 @@ from whisper_router.hashing import file_sha256
 from whisper_router.params import load_params
 from whisper_router.paths import ARMS, DECIDER, LABELS, METRICS, PLOTS, REPORT, ROUTER
 from whisper_router.promotion import MODEL, champion, move_champion, registry
-from whisper_router.report import DEMO_NOTE, is_demo
+from whisper_router.report.words import DEMO_NOTE, is_demo
 from whisper_router.router import WEIGHTS
 from whisper_router.serving.signature import example, signature
 
