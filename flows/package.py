@@ -4,13 +4,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from prefect import flow
 
 from flows.stage import main
 from whisper_router.asr.reference import arm_references
+from whisper_router.decider.scores import score_split
 from whisper_router.decision import FORCED
+from whisper_router.drift import BASELINE, make_baseline
 from whisper_router.errors import UserError
-from whisper_router.files import read_json, replacing_folder, write_json
+from whisper_router.files import read_json, read_parquet, replacing_folder, write_json
 from whisper_router.hashing import code_hash, digest, file_sha256, folder_sha256
 from whisper_router.params import Params, load_params
 from whisper_router.paths import ARMS, DECIDER, FEATURES, LABELS, MANIFEST, POLICY, ROUTER, TRANSCRIPTS
@@ -70,10 +74,27 @@ def provenance(params: Params, policy: str) -> dict[str, object]:
     }
 
 
+def baseline(params: Params, policy: str) -> dict[str, object]:
+    """What the calibration split looks like to the router: drift is measured against it."""
+    labels, transcripts = (read_parquet(path) for path in (LABELS, TRANSCRIPTS))
+    labels = labels[labels["split"] == "calibration"].reset_index(drop=True)
+    scores = score_split(params, params.policies[policy].decider, labels["id"].tolist()).scores
+    strong = scores >= read_json(POLICY / f"{policy}.json")["threshold"]
+    confidence = transcripts.set_index(["arm", "id"])["avg_logprob"]
+    arms = np.where(strong, "strong", "weak")
+    columns = {
+        "score": scores,
+        "avg_logprob": [confidence[arm, id_] for arm, id_ in zip(arms, labels["id"], strict=True)],
+        "duration_s": labels["duration_s"],
+    }
+    return make_baseline(columns, strong)
+
+
 @flow(name="package")
 def package() -> None:
     """Put all that serving needs into one folder, with where it came from; prove that it loads."""
     params = load_params()
+    torch.set_num_threads(1)
     policy = params.router.policy
     decider = params.policies[policy].decider
     references = arm_references(read_json(ARMS))
@@ -90,6 +111,7 @@ def package() -> None:
         for name in policies_of(params, decider):
             shutil.copy(POLICY / f"{name}.json", folder / "policies")
         write_json(folder / "router.json", description.model_dump(mode="json"))
+        write_json(folder / BASELINE, baseline(params, policy))
         write_json(folder / "provenance.json", provenance(params, policy))
         Router.load(folder)
     others = [name for name in policies_of(params, decider) if name != policy]

@@ -38,7 +38,7 @@ def write_provenance(router: Path, references: dict[str, dict[str, object]]) -> 
         {
             "sha256": {
                 **hashes,
-                "policy": file_sha256(router / "policy.json"),
+                "policies": {path.stem: file_sha256(path) for path in router.glob("policies/*.json")},
                 "decider": folder_sha256(router / "decider"),
                 "requirements.lock": file_sha256(Path("requirements.lock")),
             },
@@ -121,7 +121,7 @@ def edit(project):
 def test_what_the_dag_made_holds_to_its_last_link(project):
     links = chain(registered("champion"))
     assert [link for link in links if link.holds is not True] == []
-    assert {"code", "environment", "policy", "labels", "weak checkpoint", "figures"} <= {
+    assert {"code", "environment", "policy half", "labels", "weak checkpoint", "figures"} <= {
         link.name for link in links
     }
     done = CliRunner().invoke(app, ["audit", "1", "--json"])
@@ -141,18 +141,20 @@ def test_an_edited_threshold_is_found(edit):
     def lower(data: bytes) -> bytes:
         return json.dumps(json.loads(data) | {"threshold": 0.01}).encode()
 
-    edit(model_file("artifacts/router/policy.json"), lower)
-    assert broken() == ["policy", "router folder"]
+    edit(model_file("artifacts/router/policies/half.json"), lower)
+    assert broken() == ["policy half", "router folder"]
     done = CliRunner().invoke(app, ["audit", "1"])
     assert done.exit_code == 1
-    assert "first: policy" in done.stdout
+    assert "first: policy half" in done.stdout
 
 
 def test_a_threshold_whose_hash_was_edited_too_is_found(edit):
-    policy, provenance = (model_file(f"artifacts/router/{name}.json") for name in ("policy", "provenance"))
+    policy, provenance = (
+        model_file(f"artifacts/router/{name}.json") for name in ("policies/half", "provenance")
+    )
     edit(policy, lambda data: json.dumps(json.loads(data) | {"threshold": 0.01}).encode())
     document = json.loads(provenance.read_bytes())
-    document["sha256"]["policy"] = file_sha256(policy)
+    document["sha256"]["policies"]["half"] = file_sha256(policy)
     edit(provenance, lambda data: json.dumps(document).encode())
     assert broken() == ["router folder"]
 

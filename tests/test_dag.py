@@ -75,7 +75,8 @@ def test_a_threshold_by_hand_and_a_policy_of_another_domain_say_what_is_to_be_ex
             labels["errors_weak"].sum() / words, abs=1e-6
         )
     router = clone / "data/recalibrated/calls"
-    policy = json.loads((router / "policy.json").read_text())
+    name = json.loads((router / "router.json").read_text())["policy"]
+    policy = json.loads((router / "policies" / f"{name}.json").read_text())
     assert policy["threshold"] == made["after"]["threshold"]
     routed = call(clone, "decide", "--router", str(router), "--json", str(clone / rows["audio"].iloc[0]))
     assert json.loads(routed)["threshold"] == policy["threshold"]

@@ -252,14 +252,18 @@ def lock_of(subject: Subject) -> bytes | None:
 def _router(subject: Subject) -> Iterator[Link]:
     provenance = read_json(subject.router / "provenance.json")
     expected = provenance["sha256"]
-    policy, decider = subject.router / "policy.json", subject.router / "decider"
-    yield _equal(
-        "policy",
-        file_sha256(policy) if policy.is_file() else None,
-        expected.get("policy"),
-        "policy.json",
-        "provenance.json",
-    )
+    decider = subject.router / "decider"
+    for name in sorted(
+        {*expected.get("policies", {}), *(path.stem for path in subject.router.glob("policies/*.json"))}
+    ):
+        policy = subject.router / "policies" / f"{name}.json"
+        yield _equal(
+            f"policy {name}",
+            file_sha256(policy) if policy.is_file() else None,
+            expected.get("policies", {}).get(name),
+            f"policies/{name}.json",
+            "provenance.json",
+        )
     yield _equal(
         "decider",
         folder_sha256(decider) if decider.is_dir() else None,

@@ -249,10 +249,11 @@ def _macs(
     pair = build_pair(labels, transcripts, {name: Dims(**arm["dims"]) for name, arm in arms.items()})
     spent = []
     for side in sides:
-        bound = read_json(side.router / "policy.json")["bound"]
+        described = read_json(side.router / "router.json")
+        bound = read_json(side.router / "policies" / f"{described['policy']}.json")["bound"]
         if [bound["weak_arm"], bound["strong_arm"]] != today:
             return None
-        extractor: Extractor = EXTRACTOR.validate_python(read_json(side.router / "router.json")["extractor"])
+        extractor: Extractor = EXTRACTOR.validate_python(described["extractor"])
         paid = spent_on(extractor, {"macs": np.zeros(len(labels))})
         spent.append(routed_cost(pair, side.strong, paid)["macs"])
     return spent[0], spent[1]

@@ -134,11 +134,14 @@ def recalibrate(table: Path, name: str | None, folder: Path, target: Path) -> tu
     after = make_policy(f"{name}-{table.stem}", options, sample, bound)
     with replacing_folder(target) as made:
         shutil.copytree(folder, made, dirs_exist_ok=True)
-        write_text(made / "policy.json", after.to_json())
+        path = made / "policies" / f"{after.name}.json"
+        write_text(path, after.to_json())
+        described = router.description.model_copy(update={"policy": after.name})
+        write_json(made / "router.json", described.model_dump(mode="json"))
         provenance = read_json(folder / "provenance.json")
         provenance["policy"] = after.name
         provenance["recalibrated"] = {"from": name, "table": file_sha256(table)}
-        provenance.setdefault("sha256", {})["policy"] = file_sha256(made / "policy.json")
+        provenance["sha256"]["policies"][after.name] = file_sha256(path)
         write_json(made / "provenance.json", provenance)
         Router.load(made)
     return before, after
