@@ -47,12 +47,11 @@ class Tab:
     def value(self, script: str) -> object:
         return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
 
-    def wait(self, script: str, seconds: float = 30) -> object:
+    def wait(self, script: str, seconds: float = 30) -> None:
         deadline = time.monotonic() + seconds
-        while not (found := self.value(script)):
+        while not self.value(f"!!({script})"):
             assert time.monotonic() < deadline, (script, self.value("document.body.innerText"), self.told)
             time.sleep(0.1)
-        return found
 
 
 @pytest.fixture
