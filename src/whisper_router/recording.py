@@ -81,8 +81,9 @@ def _pieces(container: av.container.InputContainer, name: str, limits: Limits) -
     if not container.streams.audio:
         raise AudioError(f"{name}: holds no audio stream")
     stream = container.streams.audio[0]
-    if (stream.rate or 0) < LOWEST_RATE:
-        raise AudioError(f"{name}: states {stream.rate or 0} samples a second; {LOWEST_RATE} are the fewest")
+    rate = getattr(stream, "rate", None) or 0  # PyAV has none where FFmpeg knows no decoder
+    if rate < LOWEST_RATE:
+        raise AudioError(f"{name}: states {rate} samples a second; {LOWEST_RATE} are the fewest")
     stated = _stated_seconds(container)
     resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
     samples, begun = 0, time.monotonic()

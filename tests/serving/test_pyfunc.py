@@ -169,6 +169,14 @@ def test_base64_that_mlflow_does_not_decode_is_answered_with_what_to_send(server
         assert "Traceback" not in answer.text
 
 
+def test_base64_in_a_row_is_an_error_of_the_row(model, waves):
+    rows = [waves[0], text64(waves[1]).encode(), text64(waves[1])]
+    made = model.predict(pd.DataFrame({"audio": pd.Series(rows, dtype=object)}))
+    assert made["error"].isna().tolist() == [True, False, False]
+    assert made["error"].str.contains("dataframe_split").tolist()[1:] == [True, True]
+    assert made["text"][0]
+
+
 @pytest.mark.parametrize("value", ["%%%", "YWJj", 7, None])
 def test_a_value_that_is_no_audio_is_an_error_of_the_row_or_the_request(server, value):
     answer = server.post("/invocations", json={"dataframe_split": {"columns": ["audio"], "data": [[value]]}})

@@ -1,5 +1,7 @@
 """The router as an MLflow model, logged as code."""
 
+import base64
+import binascii
 import json
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,23 @@ from mlflow.pyfunc.model import PythonModel
 import whisper_router
 
 SEND = (
-    'column audio holds text, not bytes: MLflow decodes base64 in {"dataframe_split": {"columns": ["audio"], '
-    '"data": [["<base64>"]]}} and {"dataframe_records": [{"audio": "<base64>"}]} only, not in inputs or '
-    "instances; in Python give a DataFrame of bytes"
+    "column audio holds base64 or other text, not the bytes of a file: MLflow decodes base64 in "
+    '{"dataframe_split": {"columns": ["audio"], "data": [["<base64>"]]}} and '
+    '{"dataframe_records": [{"audio": "<base64>"}]} only, not in inputs or instances; in Python give a '
+    "DataFrame of bytes"
 )
+MAGIC = (b"RIFF", b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"\xff\xf3", b"\x1aE\xdf\xa3")  # of sound files
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is text, or a sound file in base64: what MLflow makes of ``inputs``."""
+    if isinstance(value, bytes):
+        try:
+            head = base64.b64decode(value[:16], validate=True)
+        except binascii.Error:
+            return False
+        return head.startswith(MAGIC) or head[4:8] == b"ftyp"
+    return isinstance(value, str)
 
 
 def _sources(package: Path) -> dict[str, bytes]:
@@ -66,7 +81,8 @@ class RouterModel(PythonModel):
 
         given: dict[str, Any] = {name: default for name, (_, default) in PARAMS.items()} | (params or {})
         column = list(model_input["audio"])
-        if any(isinstance(value, str) for value in column):
+        text = [i for i, value in enumerate(column) if _is_text(value)]
+        if column and len(text) == len(column):
             raise MlflowException.invalid_parameter_value(SEND)
         if given["response_format"] not in FORMATS:
             raise MlflowException.invalid_parameter_value(
@@ -83,10 +99,12 @@ class RouterModel(PythonModel):
         for one in made:
             row = {name: getattr(one, name) for name in OUTPUTS}
             row["segments"] = json.dumps(segment_rows(one)) if one.error is None else None
+            if len(rows) in text:
+                row["error"] = SEND
             if one.text is not None:
                 row["text"] = render(one, given["response_format"], language_of(self.router))
             rows.append(row)
-        return pd.DataFrame(rows, columns=list(OUTPUTS))
+        return pd.DataFrame(rows, columns=list(OUTPUTS), dtype=object)  # so that null is null in JSON
 
 
 set_model(RouterModel())
