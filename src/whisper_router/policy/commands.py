@@ -1,7 +1,9 @@
 """`whisper-router calibrate` and `recalibrate`: what a threshold means, here and in another domain."""
 
 import json
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -157,7 +159,8 @@ def recalibrate(
     from whisper_router.report.words import FIGURE_NAMES, percent
 
     target = out or Path("data/recalibrated") / table.stem
-    before, after = choose_anew(table, policy, router, target)
+    with redirect_stdout(sys.stderr):  # what is under way is no result
+        before, after = choose_anew(table, policy, router, target)
     if as_json:
         print(
             json.dumps(
