@@ -152,7 +152,8 @@ def evaluate() -> None:
     strong = sample.scores >= chosen.threshold
     made = choices(part.pair, strong, routed_cost(part.pair, strong, sample.spent))
     slices = slice_table(slice_columns(rows), part.pair, made, options.bootstrap, options.seed)
-    sliced = {"slices": slices, "confusion": confusion(part.pair, made), "losing": losing(slices)}
+    worse = losing(slices)
+    sliced = {"slices": slices, "confusion": confusion(part.pair, made), "losing": worse}
     shown = summary(metrics[chosen.name], len(verified))
     with replacing_folder(METRICS) as folder:
         write_json(folder / "test.json", metrics[chosen.name])
@@ -207,8 +208,8 @@ def evaluate() -> None:
     for name, one in metrics.items():
         if one["target"]["met"] is False:
             print(f"evaluate: {name} misses its target on the test split: {one['target']}")
-    if sliced["losing"]:
-        print(f"evaluate: worse than always-strong beyond doubt: {', '.join(sliced['losing'])}")
+    if worse:
+        print(f"evaluate: worse than always-strong beyond doubt: {', '.join(worse)}")
     if long["counts"]["recordings"]:
         wer = ", ".join(f"{choice} {long[f'wer_{choice}']['value']:.1%}" for choice in CHOICES)
         print(f"evaluate: {len(tested)} recordings over {WINDOW_S:g} s, window by window: WER {wer}")

@@ -66,7 +66,7 @@ def test_a_threshold_by_hand_and_a_policy_of_another_domain_say_what_is_to_be_ex
         for row in rows.itertuples()
     )
     table.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    made = json.loads(call(clone, "recalibrate", str(table), "--json").splitlines()[-1])
+    made = json.loads(call(clone, "recalibrate", str(table), "--json"))
     labels = pd.read_parquet(clone / "data/labels.parquet").set_index("id").loc[rows["id"]]
     words = labels["words"].sum()
     for when in ("before", "after"):

@@ -134,11 +134,10 @@ def _each(
     from whisper_router.router import Router
 
     loaded = Router.load(router)
-    if threshold is not None and (row := loaded.policy.expects(threshold)):
-        said = (
-            f"{row.strong_share:.0%} to strong, WER {row.wer_routed:.1%}, {row.saving_macs:.0%} of macs saved"
-        )
-        print(f"calibration split at threshold {row.threshold:.3f}: {said}", file=sys.stderr)
+    if threshold is not None and (known := loaded.policy.expects(threshold)):
+        said = f"{known.strong_share:.0%} to strong, WER {known.wer_routed:.1%}"
+        saved = f"{known.saving_macs:.0%} of macs saved"
+        print(f"calibration split at threshold {known.threshold:.3f}: {said}, {saved}", file=sys.stderr)
     size = loaded.description.batch_size
     failed = 0
     for start in tqdm(range(0, len(files), size), "files", unit="batch", disable=len(files) <= size):

@@ -344,7 +344,8 @@ def sweep(pair: Pair, scores: Array, spent: Spent) -> pd.DataFrame:
     def totals(to_weak: Array, to_strong: Array) -> Array:
         """Sums over all utterances: none to strong, then those of the highest score, of the next..."""
         moved = np.bincount(group, weights=to_strong - to_weak, minlength=len(unique))[::-1]
-        return to_weak.sum() + np.concatenate([[0.0], np.cumsum(moved)])
+        sums: Array = to_weak.sum() + np.concatenate([[0.0], np.cumsum(moved)])
+        return sums
 
     none = np.zeros(len(scores), dtype=bool)
     weak, strong = routed_cost(pair, none, spent), routed_cost(pair, ~none, spent)

@@ -105,7 +105,8 @@ def test_a_guarantee_is_an_artefact_that_says_what_it_observed(risk, unit):
     policy = make_policy("sure", options, SAMPLE, BOUND)
     assert Policy.model_validate_json(policy.to_json()) == policy
     promise = policy.promise
-    assert policy.calibration.figures[policy.figure].value == pytest.approx(promise.observed, abs=1e-5)
+    observed = policy.calibration.figures[policy.figure].value or 0.0  # None: nothing goes to weak
+    assert observed == pytest.approx(promise.observed, abs=1e-5)
     assert policy.meaning == promise.says
     if unit == "utterance" and risk != "mean_loss":
         assert promise.observed <= promise.bound <= 0.3

@@ -1,6 +1,5 @@
 """How each kind of policy chooses its threshold on labelled utterances."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,9 +119,8 @@ def choose(options: PolicyOptions, sample: Sample) -> Chosen:
         return Chosen(share_threshold(sample.scores, options.share), options.share, "strong_share", meaning)
     if options.kind == "best_wer":
         return _best_wer(sample)
-    chooser: Callable[..., Chosen] = {
-        "cost_budget": _cost_budget,
-        "wer_budget": _wer_budget,
-        "guarantee": _guarantee,
-    }[options.kind]
-    return chooser(options, sample)
+    if options.kind == "cost_budget":
+        return _cost_budget(options, sample)
+    if options.kind == "wer_budget":
+        return _wer_budget(options, sample)
+    return _guarantee(options, sample)

@@ -1,7 +1,9 @@
 """`whisper-router calibrate` and `recalibrate`: what a threshold means, here and in another domain."""
 
 import json
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -153,9 +155,11 @@ def recalibrate(
     whisper-router transcribe --router data/recalibrated/calls new.wav
     """
     from whisper_router.policy.recalibrate import recalibrate as choose_anew
+    from whisper_router.report.words import FIGURE_NAMES, percent
 
     target = out or Path("data/recalibrated") / table.stem
-    before, after = choose_anew(table, policy, router, target)
+    with redirect_stdout(sys.stderr):  # what is under way is no result
+        before, after = choose_anew(table, policy, router, target)
     if as_json:
         print(
             json.dumps(
@@ -167,4 +171,7 @@ def recalibrate(
     counted = after.calibration
     title = f"{table.name}: {counted.utterances} utterances of {counted.speakers} speakers"
     show_policies(console, {"threshold of before": before, after.name: after}, title)
+    if figure := before.calibration.figures.get(after.figure):
+        said = f"{FIGURE_NAMES[after.figure]}: {percent(figure.model_dump())} with the threshold of before"
+        console.print(f"  {said}; asked for at most {after.target:.1%}", highlight=False)
     console.print(f"  router with the new threshold: {target.absolute()}", highlight=False, soft_wrap=True)

@@ -12,6 +12,7 @@ import soundfile
 import torch
 from tqdm import tqdm
 
+from whisper_router.asr.decoding import Hypothesis
 from whisper_router.asr.reference import ArmReference, arm_references
 from whisper_router.audio import SAMPLE_RATE, WINDOW_S
 from whisper_router.corpus.ingest import read_corpora
@@ -51,7 +52,8 @@ def label_table(
     for row in rejected:
         print(f"left out: {row.id}: {row.reason}")
     rows, store = utterances(manifest), ContentStore()
-    hypotheses, errors = {}, {}
+    hypotheses: dict[str, list[Hypothesis | None]] = {}
+    errors: dict[str, str] = {}
     for name, reference in references.items():
         work, title = Work(reference.sha256, reference.decode, True, ()), f"{name} arm"
         run = partial(compute, reference.load(), work=work, store=store, title=title)

@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -51,7 +52,7 @@ Draw = Callable[[Figure, Theme], None]
 
 
 def _save(draw: Draw, theme: Theme, height: float, target: Path | io.BytesIO) -> None:
-    settings = {
+    settings: Any = {
         "axes.edgecolor": theme.faint,
         "axes.facecolor": theme.paper,
         "axes.labelcolor": theme.ink,
