@@ -71,7 +71,9 @@ def epochs(folder: Path, ahead: bool, precision: str) -> dict[str, float]:
         plan = [list(range(i, i + size)) for i in range(0, count, size)]
         for _ in range(2):
             started = time.perf_counter()
-            for states, lengths, target in batches(examples, plan) if ahead else map(examples.load, plan):
+            made = batches(examples, plan) if ahead else map(examples.load, plan)
+            for rows, (states, lengths) in zip(plan, made, strict=True):
+                target = torch.tensor(examples.labels[rows], dtype=torch.float32)
                 with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
                     logits = network(states, lengths)
                 loss = F.binary_cross_entropy_with_logits(logits.float(), target)

@@ -19,7 +19,8 @@ from whisper_router.cost_table import COSTS, CostTable, load_table
 from whisper_router.decider.logistic import LogisticDecider
 from whisper_router.decider.options import LogisticOptions
 from whisper_router.decider.registry import save_decider
-from whisper_router.features.extractors import confidence, extractor_identity, pool_states
+from whisper_router.features.extractors import extractor_identity, pool_states
+from whisper_router.features.hypothesis import confidence
 from whisper_router.features.store import write_features
 from whisper_router.files import write_json, write_parquet, write_text
 from whisper_router.labelling import (

@@ -20,7 +20,7 @@ from whisper_router.asr.weights import Checkpoint
 from whisper_router.audio import SAMPLE_RATE, Audio, AudioError, load_audio, windows
 from whisper_router.decider.registry import Decider, decider_sha256, load_decider
 from whisper_router.errors import UserError
-from whisper_router.features.extractors import confidence, extractor_identity, pool_states
+from whisper_router.features.extractors import extract, extractor_identity
 from whisper_router.features.options import ArmName, Extractor
 from whisper_router.files import read_json
 from whisper_router.hashing import digest
@@ -225,7 +225,7 @@ class Router:
             chosen = [audios[i] for i in batch]
             encoding = first.encode_audio(chosen)
             made = dict(enumerate(first.decode(encoding, chosen))) if cascade else {}
-            found = self.decider.score(self._features(encoding, chosen, list(made.values())))
+            found = self.decider.score(self._features(encoding, chosen, made))
             stay = [k for k in range(len(batch)) if (found[k] >= threshold) == reads_strong]
             if transcribe and stay and not cascade:
                 decoded = first.decode(encoding.rows(stay), [chosen[k] for k in stay])
@@ -250,9 +250,7 @@ class Router:
         return scores, hypotheses
 
     def _features(
-        self, encoding: Encoding, audios: Sequence[Audio], weak: Sequence[Hypothesis]
+        self, encoding: Encoding, audios: Sequence[Audio], weak: Mapping[int, Hypothesis]
     ) -> list[np.ndarray]:
         extractor = self.description.extractor
-        if extractor.kind == "encoder":
-            return [pool_states(encoding.states, k, audio.size, extractor) for k, audio in enumerate(audios)]
-        return [confidence(h, audio.size / SAMPLE_RATE) for h, audio in zip(weak, audios, strict=True)]
+        return [extract(extractor, audio, encoding.states, k, weak.get(k)) for k, audio in enumerate(audios)]

@@ -8,13 +8,12 @@ from hypothesis import strategies as st
 
 from whisper_router.asr.decoding import Attempt, Hypothesis
 from whisper_router.features.extractors import (
-    CONFIDENCE_NAMES,
-    confidence,
     extractor_identity,
     extractor_key,
     feature_frames,
     pool_states,
 )
+from whisper_router.features.hypothesis import CONFIDENCE_NAMES, confidence
 from whisper_router.features.options import ConfidenceExtractor, EncoderExtractor
 
 FRAME = 320  # samples of an encoder frame
