@@ -13,6 +13,7 @@ from rich.console import Console
 
 from whisper_router import environment
 from whisper_router.errors import UserError
+from whisper_router.experiments.cli import experiments
 
 environment.prepare()
 
@@ -260,6 +261,9 @@ def replicate(
 
     write_document(run_replication(table, find_pair(weak, strong), candidates(), folds, seed))
     print(f"{DOCUMENT.absolute()}, .json and the charts beside it")
+
+
+app.command()(_friendly(experiments))
 
 
 @cache.command("ls")

@@ -23,8 +23,7 @@ class LearningOptions(BaseModel):
         "errors that the choice costs; regression: of the difference in errors",
     )
     margin: int = Field(0, ge=0, description="errors, for the objective margin")
-    calibration: Objective = Literal["label", "margin", "cost", "regression"]
-CalibrationKind = Field(
+    calibration: CalibrationKind = Field(
         "temperature", description="how scores become probabilities, on the calibration split"
     )
 

@@ -44,7 +44,7 @@ def _lowest(values: np.ndarray, filler: float) -> list[float]:
 
 
 def confidence(hypothesis: Hypothesis, duration_s: float) -> np.ndarray:
-    """The numbers of ``CONFIDENCE_NAMES`` for one utterance, shape (1, 35), float32.
+    """The numbers of ``CONFIDENCE_NAMES`` for one utterance, shape (1, 34), float32.
 
     A sum over tokens and a mean over the least sure few say more than the mean over all: the strong arm wins
     on single words, however long the text.
