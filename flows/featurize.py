@@ -68,9 +68,7 @@ def confidence_features(manifest: pd.DataFrame) -> Iterator[tuple[str, np.ndarra
         yield row.id, confidence(hypothesis_of(weak[row.id]), row.duration_s)
 
 
-def signal_features(
-    extractor: SignalExtractor, manifest: pd.DataFrame
-) -> Iterator[tuple[str, np.ndarray]]:
+def signal_features(extractor: SignalExtractor, manifest: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
     """Statistics of the sound."""
     store = ContentStore()
     for row in tqdm(utterances(manifest), "featurize: signal", unit="utt"):

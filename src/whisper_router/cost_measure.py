@@ -243,9 +243,7 @@ def _decide(
     """Seconds of the extractor and of the decider for a batch."""
     started = time.perf_counter()
     weak = hypotheses or [None] * len(audios)
-    features = [
-        extract(extractor, audio, states, i, weak[i]) for i, audio in enumerate(audios)
-    ]
+    features = [extract(extractor, audio, states, i, weak[i]) for i, audio in enumerate(audios)]
     extracted = time.perf_counter()
     decider.score(features)
     return extracted - started, time.perf_counter() - extracted

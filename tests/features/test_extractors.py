@@ -16,6 +16,7 @@ from whisper_router.features.extractors import (
 )
 from whisper_router.features.hypothesis import CONFIDENCE_NAMES, confidence
 from whisper_router.features.options import ConfidenceExtractor, EncoderExtractor, SignalExtractor
+from whisper_router.router import Router
 
 FRAME = 320  # samples of an encoder frame
 CUT = EncoderExtractor(kind="encoder")
@@ -212,7 +213,16 @@ def test_each_kind_of_extractor_reads_what_it_is_said_to_read(clips):
         "signal": (SignalExtractor(kind="signal"), {}),
         "confidence": (ConfidenceExtractor(kind="confidence"), {"hypothesis": hypothesis(-0.1, -0.2)}),
     }
-    for options, given in read.values():
-        assert np.isfinite(extract(options, clips[0], **given)).all()
+    for options, reads in read.values():
+        assert np.isfinite(extract(options, clips[0], **reads)).all()
     with pytest.raises(TypeError, match="the weak arm's hypothesis"):
         extract(ConfidenceExtractor(kind="confidence"), clips[0])
+
+
+def test_a_router_decides_on_the_signal_that_featurize_writes(package_router, clips, wav, tmp_path):
+    router = Router.load(package_router(tmp_path / "router", "signal"))
+    features = [extract(SignalExtractor(kind="signal"), clip) for clip in clips]
+    decided = router.decide([wav(clip) for clip in clips])
+    assert [row.score for row in decided] == router.decider.score(features).tolist()
+    assert len({row.arm for row in decided}) == 2
+    assert all(row.text for row in router.transcribe([wav(clip) for clip in clips]))

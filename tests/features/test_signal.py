@@ -45,7 +45,9 @@ def test_bursts_are_counted_as_syllables():
     assert by_name(tone(300, 3.0) * gate)["syllables_per_s"] == pytest.approx(4, abs=0.7)
 
 
-@pytest.mark.parametrize("audio", [np.zeros(100, np.float32), np.zeros(SAMPLE_RATE, np.float32), tone(300, 0.02)])
+@pytest.mark.parametrize(
+    "audio", [np.zeros(100, np.float32), np.zeros(SAMPLE_RATE, np.float32), tone(300, 0.02)]
+)
 def test_silence_and_very_short_sound_have_finite_statistics(audio):
     assert all(np.isfinite(list(by_name(audio).values())))
 

@@ -37,8 +37,8 @@ class Calibration(BaseModel):
 def fit_calibration(kind: CalibrationKind, scores: np.ndarray, labels: np.ndarray) -> Calibration | None:
     """Fit on scores (utterances,) that the decider gives to utterances that it has not learnt from.
 
-    ``temperature`` is Guo et al. 2017 with a shift (Platt 1999): two numbers, order kept. ``isotonic`` is free
-    in form and joins neighbours. None where there is nothing to fit: one class, or scores that order the
+    ``temperature`` is Guo et al. 2017 with a shift (Platt 1999): two numbers, order kept. ``isotonic`` is
+    free in form and joins neighbours. None where there is nothing to fit: one class, or scores that order the
     labels the wrong way.
     """
     if kind == "none" or len(set(labels.tolist())) < 2:

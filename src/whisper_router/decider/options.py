@@ -19,8 +19,8 @@ class LearningOptions(BaseModel):
     extractor: str
     objective: Objective = Field(
         "label",
-        description="label; margin: strong better by more than `margin` errors; cost: an utterance weighs the "
-        "errors that the choice costs; regression: of the difference in errors",
+        description="label; margin: strong better by more than `margin` errors; cost: an utterance weighs "
+        "the errors that the choice costs; regression: of the difference in errors",
     )
     margin: int = Field(0, ge=0, description="errors, for the objective margin")
     calibration: CalibrationKind = Field(

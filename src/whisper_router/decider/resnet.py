@@ -64,7 +64,7 @@ class ResidualBlock(nn.Module):
 
 
 class LayerResnet(nn.Module):
-    """Layer weights from uniform(0, 1), by default without softmax, residual blocks, mean over all frames, logit.
+    """Layer weights from uniform(0, 1), by default raw, residual blocks, mean over all frames, logit.
 
     Features of unequal length are padded and masked, so no score depends on its batch-mates. Paper's sizes:
     1,905,422 parameters on Small's 13 states of width 768, 0.89 GMACs at 1500 frames.

@@ -97,7 +97,12 @@ def candidates() -> list[Candidate]:
         Candidate("paper-compact", PAPER, (strong,), preset, False),
         Candidate("all layers, logistic", BEFORE, (weak,), _logistic(c=HARD)),
         Candidate("all layers, logistic, cost", BEFORE, (weak,), _logistic(c=HARD, objective="cost")),
-        Candidate("last layer and signal, logistic", BEFORE, (Part("weak_encoder", ("last",)), signal), _logistic(c=HARD)),
+        Candidate(
+            "last layer and signal, logistic",
+            BEFORE,
+            (Part("weak_encoder", ("last",)), signal),
+            _logistic(c=HARD),
+        ),
         Candidate("all layers and signal, logistic", BEFORE, (weak, signal), _logistic(c=HARD)),
         Candidate("MLP on mean and deviation", BEFORE, (weak,), mlp, False),
         Candidate("MLP, attentive pooling", BEFORE, (weak,), mlp.model_copy(update={"attention": 32}), False),
@@ -108,11 +113,19 @@ def candidates() -> list[Candidate]:
             TransformerOptions(kind="transformer", extractor="", width=32, blocks=1, epochs=6, patience=2),
             False,
         ),
-        Candidate("first 2 blocks, logistic", STRONG, (Part("strong_encoder", (), 3),), _logistic(c=HARD), False),
-        Candidate("first 4 blocks, logistic", STRONG, (Part("strong_encoder", (), 5),), _logistic(c=HARD), False),
+        Candidate(
+            "first 2 blocks, logistic", STRONG, (Part("strong_encoder", (), 3),), _logistic(c=HARD), False
+        ),
+        Candidate(
+            "first 4 blocks, logistic", STRONG, (Part("strong_encoder", (), 5),), _logistic(c=HARD), False
+        ),
         Candidate("all layers, logistic ", STRONG, (strong,), _logistic(c=HARD), False),
-        Candidate("mean log-probability alone", CASCADE, (Part("confidence", ("avg_logprob",)),), _logistic()),
-        Candidate("8 least sure tokens alone", CASCADE, (Part("confidence", ("low8_logprob",)),), _logistic()),
+        Candidate(
+            "mean log-probability alone", CASCADE, (Part("confidence", ("avg_logprob",)),), _logistic()
+        ),
+        Candidate(
+            "8 least sure tokens alone", CASCADE, (Part("confidence", ("low8_logprob",)),), _logistic()
+        ),
     ]
     objectives: tuple[dict[str, Any], ...] = (
         {},
@@ -126,7 +139,9 @@ def candidates() -> list[Candidate]:
         found.append(Candidate(f"confidence, trees{says}", CASCADE, (confidence,), _gbt(**change)))
     return [
         *found,
-        Candidate("confidence, logistic, isotonic", CASCADE, (confidence,), _logistic(calibration="isotonic")),
+        Candidate(
+            "confidence, logistic, isotonic", CASCADE, (confidence,), _logistic(calibration="isotonic")
+        ),
         Candidate("confidence and signal, logistic", BOTH, (confidence, signal), _logistic()),
         Candidate("confidence and signal, trees", BOTH, (confidence, signal), _gbt()),
         Candidate("confidence and weak encoder, logistic", BOTH, (confidence, weak), _logistic(c=HARD)),

@@ -12,8 +12,8 @@ def experiments(folds: Folds = 5, seed: Seed = 0) -> None:
     """Compare deciders on the audio of the last run and write docs/experiments.md.
 
     Floors, the paper's design, deciders before decoding and cascades, cross-validated over speakers on the
-    labels and transcripts in data/; nothing is decoded again. Takes minutes to an hour on a CPU; killed, it goes
-    on where it was. Each configuration is an MLflow run. Example:
+    labels and transcripts in data/; nothing is decoded again. Takes minutes to an hour on a CPU; killed,
+    it goes on where it was. Each configuration is an MLflow run. Example:
 
     whisper-router run && whisper-router experiments
     """
@@ -24,7 +24,9 @@ def experiments(folds: Folds = 5, seed: Seed = 0) -> None:
     write_document(report, curves, pair)
     new = log_runs(report)
     compute = report["compute"]
-    print(f"{compute['configurations']} configurations, {compute['trainings']} trainings; {new} new MLflow runs")
+    print(
+        f"{compute['configurations']} configurations, {compute['trainings']} trainings; {new} new MLflow runs"
+    )
     for choice, row in report["best"].items():
         made = row["auroc"]["all"]
         print(f"{choice}: AUROC {made['value']:.3f} {made['interval']}; in hindsight {row['hindsight']}")

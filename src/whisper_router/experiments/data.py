@@ -21,7 +21,7 @@ from whisper_router.features.hypothesis import CONFIDENCE_NAMES, confidence
 from whisper_router.features.options import EncoderExtractor
 from whisper_router.features.signal import SIGNAL_NAMES
 from whisper_router.features.store import FeatureReader, write_features
-from whisper_router.files import read_json, read_parquet
+from whisper_router.files import read_json, read_parquet, replacing
 from whisper_router.hashing import digest
 from whisper_router.labelling import Work, compute, hypothesis_of, plan_work, utterances
 from whisper_router.paths import ARMS, DATA, LABELS, MANIFEST, TRANSCRIPTS
@@ -101,9 +101,7 @@ def _features(corpus: Corpus, name: str) -> Iterator[tuple[str, np.ndarray]]:
         yield from _encodings(corpus, options, name)
 
 
-def _encodings(
-    corpus: Corpus, options: EncoderExtractor, name: str
-) -> Iterator[tuple[str, np.ndarray]]:
+def _encodings(corpus: Corpus, options: EncoderExtractor, name: str) -> Iterator[tuple[str, np.ndarray]]:
     reference, store, rows = corpus.references[options.arm], ContentStore(), utterances(corpus.manifest)
     work = Work(reference.sha256, reference.decode, False, (options,))
     batches = plan_work(rows, work, store, BATCH_SIZE)
@@ -124,30 +122,44 @@ def open_reader(name: str) -> FeatureReader:
     return FeatureReader(folder_of(name))
 
 
+def _vector(part: Part, feature: np.ndarray) -> np.ndarray:
+    """What a part says of one utterance."""
+    if part.extractor in NAMES:
+        names = NAMES[part.extractor]
+        columns = [names.index(column) for column in part.columns] or slice(None)
+        vector: np.ndarray = feature[0, columns]
+        return vector
+    last = part.columns == ("last",)
+    chosen = feature[:, -1:] if last else feature[:, : part.states]
+    return vectors([chosen], WHOLE)[0]
+
+
+def pool_parts(parts: Sequence[Part], utterance: str) -> np.ndarray:
+    """One utterance's vector, shape (1, width), float32."""
+    made = [_vector(part, open_reader(part.extractor)[utterance]) for part in parts]
+    vector: np.ndarray = np.concatenate(made)[None].astype(np.float32)
+    return vector
+
+
 class PooledReader(FeatureReader):
-    """One vector an utterance: mean and deviation of each part's features, side by side."""
+    """One vector an utterance: mean and deviation of each part's features, side by side; made once."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = [(part, open_reader(part.extractor)) for part in parts]
         self.extractor = {"parts": [[repr(part), reader.extractor] for part, reader in self._parts]}
-        self._made: dict[str, np.ndarray] = {}
+        ids = self._parts[0][1].ids
+        self._rows = {id_: row for row, id_ in enumerate(ids)}
+        path = WORK / "vectors" / f"{digest(self.extractor)}.npy"
+        if not path.exists():
+            made = np.concatenate([pool_parts(parts, id_) for id_ in ids])
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                np.save(file, made)
+        self._vectors = np.load(path, mmap_mode="r")
 
     def __getitem__(self, utterance: str) -> np.ndarray:
-        if utterance not in self._made:
-            found = [self._part(part, reader[utterance]) for part, reader in self._parts]
-            self._made[utterance] = np.concatenate(found)[None].astype(np.float32)
-        return self._made[utterance]
-
-    @staticmethod
-    def _part(part: Part, feature: np.ndarray) -> np.ndarray:
-        if part.extractor in NAMES:
-            names = NAMES[part.extractor]
-            columns = [names.index(column) for column in part.columns] or slice(None)
-            vector: np.ndarray = feature[0, columns]
-            return vector
-        last = part.columns == ("last",)
-        chosen = feature[:, -1:] if last else feature[:, : part.states]
-        return vectors([chosen], WHOLE)[0]
+        row = self._rows[utterance]
+        vector: np.ndarray = self._vectors[row : row + 1]
+        return vector
 
     def frames(self, utterance: str) -> int:
         """One: a vector."""
@@ -155,7 +167,7 @@ class PooledReader(FeatureReader):
 
     def sha256(self, utterance: str) -> str:
         """Hash of the vector."""
-        return hashlib.sha256(self[utterance].data).hexdigest()
+        return hashlib.sha256(self[utterance].tobytes()).hexdigest()
 
     def pooling_macs(self, utterance: str) -> int:
         """Products of the pooling."""

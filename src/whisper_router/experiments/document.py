@@ -82,7 +82,9 @@ def log_runs(report: Mapping[str, Any]) -> int:
     )
     new = 0
     for name, row in report["candidates"].items():
-        figures = {key: row[key] for key in ("auroc", "accuracy_best", "accuracy_half", "ece", "at", "options")}
+        figures = {
+            key: row[key] for key in ("auroc", "accuracy_best", "accuracy_half", "ece", "at", "options")
+        }
         key = digest([name, figures, report["corpus"], report["arms"], report["folds"], report["seed"]])
         if client.search_runs([identity], f"tags.figures_sha256 = '{key}'"):
             continue

@@ -20,7 +20,7 @@ RECOVERED = (0.5, 0.8, 0.95)  # of the WER gap, for CPT (RouteLLM, arXiv 2406.18
 
 
 def ranks(scores: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Share of its own fold that an utterance is sent to strong before, in [0, 1): deciders differ by fold."""
+    """Share of the own fold that an utterance is sent to strong after, in [0, 1): deciders differ by fold."""
     result = np.empty(len(scores))
     for fold in np.unique(folds):
         rows = np.flatnonzero(folds == fold)
@@ -114,7 +114,8 @@ def figures(
     accuracy = [float(((scores >= limit) == label).mean()) for limit in thresholds]
     shown = {
         f"{share:g}": {
-            name: round(float(line.loc[round(share * 100), name]), 6) for name in ("wer", "macs", "macs_paper")
+            name: round(float(line.loc[round(share * 100), name]), 6)
+            for name in ("wer", "macs", "macs_paper")
         }
         for share in SHOWN
     }

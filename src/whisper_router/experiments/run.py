@@ -24,9 +24,9 @@ from whisper_router.experiments.candidates import (
 from whisper_router.experiments.data import Corpus, featurize
 from whisper_router.experiments.figures import blocks_pair, differences, ends, figures
 from whisper_router.experiments.seconds import measure_seconds
-from whisper_router.experiments.training import Job, Trained, run_jobs
+from whisper_router.experiments.training import Job, Trained, reader_of, run_jobs
 
-INNER = 4  # folds of the choice among configurations
+INNER = 3  # folds of the choice among configurations
 PARTS = (0.25, 0.5, 0.75)  # of the training speakers, for the learning curve
 
 Curves = dict[str, pd.DataFrame]
@@ -101,7 +101,8 @@ def nested(setting: Setting, tried: Sequence[Candidate], outer: dict[str, Outer]
     jobs = [setting.job(one, part) for one in tried for folds in inner for part in folds]
     made = iter(run_jobs(jobs))
     values = {
-        one.name: [inner_auroc(setting, folds, [next(made) for _ in folds]) for folds in inner] for one in tried
+        one.name: [inner_auroc(setting, folds, [next(made) for _ in folds]) for folds in inner]
+        for one in tried
     }
     result: dict[str, Any] = {"trainings": len(jobs), "choices": {}}
     for choice, groups in CHOICES.items():
@@ -115,7 +116,12 @@ def nested(setting: Setting, tried: Sequence[Candidate], outer: dict[str, Outer]
             scores[fold.test] = outer[name].scores[fold.test]
             for currency, values_ in macs.items():
                 values_[fold.test] = outer[name].macs[currency][fold.test]
-        result["choices"][choice] = {"configurations": names, "chosen": chosen, "scores": scores, "macs": macs}
+        result["choices"][choice] = {
+            "configurations": names,
+            "chosen": chosen,
+            "scores": scores,
+            "macs": macs,
+        }
     return result
 
 
@@ -156,7 +162,9 @@ def across(setting: Setting, tried: Sequence[Candidate], outer: dict[str, Outer]
     """Learn from one corpus, be tested on each other; beside it the AUROC of who learns from all."""
     corpora = setting.corpus.labels["corpus"].to_numpy()
     names = sorted(set(corpora))
-    pairs = [(one, source, target) for one in tried for source in names for target in names if source != target]
+    pairs = [
+        (one, source, target) for one in tried for source in names for target in names if source != target
+    ]
     folds = []
     for _, source, target in pairs:
         inside = np.flatnonzero(corpora == source)
@@ -169,7 +177,9 @@ def across(setting: Setting, tried: Sequence[Candidate], outer: dict[str, Outer]
     for (one, source, target), fold, trained in zip(pairs, folds, made, strict=True):
         label = setting.pair.label[fold.test]
         alone = auroc(label, trained.scores, np.ones((1, len(label))))
-        mixed = auroc(label, outer[one.name].scores[fold.test], np.ones((1, len(label))), setting.number[fold.test])
+        mixed = auroc(
+            label, outer[one.name].scores[fold.test], np.ones((1, len(label))), setting.number[fold.test]
+        )
         rows.append(
             {
                 "candidate": one.name,
@@ -212,6 +222,8 @@ def experiment(
     found = list(candidates() if tried is None else tried)
     corpus = Corpus.load()
     featurize(corpus, list(dict.fromkeys(part.extractor for one in found for part in one.parts)))
+    for one in found:
+        reader_of(one)  # its vectors are made once, before processes share them
     setting = Setting.of(corpus, folds, seed)
     pair, labels = setting.pair, corpus.labels
     made = iter(run_jobs([setting.job(one, fold) for one in found for fold in setting.folds]))

@@ -10,7 +10,7 @@ import numpy as np
 from whisper_router.decider.registry import fit_decider
 from whisper_router.decider.training import Examples
 from whisper_router.experiments.candidates import EXTRACTORS, Candidate
-from whisper_router.experiments.data import Corpus, PooledReader
+from whisper_router.experiments.data import Corpus, pool_parts
 from whisper_router.experiments.training import Job, reader_of
 from whisper_router.features.extractors import extract
 from whisper_router.labelling import utterances
@@ -42,9 +42,7 @@ def measure_seconds(corpus: Corpus, tried: Sequence[Candidate], job: Job) -> dic
     ids = [row.id for row in rows]
     found: dict[str, Any] = {"utterances": len(rows)}
     arms = {name: reference.load() for name, reference in corpus.references.items()}
-    made = {
-        name: [arm.encode_audio([audio]).states for audio in audios] for name, arm in arms.items()
-    }
+    made = {name: [arm.encode_audio([audio]).states for audio in audios] for name, arm in arms.items()}
     weak = arms["weak"]
     hypotheses = [weak.decode(weak.encode_audio([audio]), [audio])[0] for audio in audios]
 
@@ -74,8 +72,10 @@ def measure_seconds(corpus: Corpus, tried: Sequence[Candidate], job: Job) -> dic
         decider, _ = fit_decider(options, few, few, one.name)
 
         def decide(one: Candidate = one, decider: Any = decider) -> None:
-            pooled = one.options.kind in POOLED  # their pooling is part of the decision
-            decider.score((PooledReader(one.parts) if pooled else reader_of(one)).batch(ids))
+            if one.options.kind in POOLED:  # their pooling is part of the decision
+                decider.score([pool_parts(one.parts, id_) for id_ in ids])
+            else:
+                decider.score(reader_of(one).batch(ids))
 
         taken = _median(decide) / len(rows)
         read_s = sum(extractors[part.extractor] for part in one.parts)

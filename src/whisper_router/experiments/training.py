@@ -103,7 +103,9 @@ def _train(job: Job) -> Trained:
     stored = store.read_value(path)
     if stored is None:
         made = asdict(_fit(job, job.candidate.options))
-        stored = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in made.items()}
+        stored = {
+            name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in made.items()
+        }
         store.write_value(path, stored)
     values: dict[str, Any] = dict(stored)
     for name in ("scores", "macs", "paper_macs"):

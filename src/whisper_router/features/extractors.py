@@ -15,6 +15,7 @@ from whisper_router.features.options import EncoderExtractor, Extractor
 from whisper_router.features.signal import signal_statistics
 from whisper_router.hashing import code_hash, digest
 
+
 def extractor_identity(options: Extractor, arm: Mapping[str, object]) -> dict[str, object]:
     """An extractor's options and the arm that it reads: what deciders and policies are bound to."""
     return {"options": options.identity(), "arm": dict(arm)}

@@ -81,6 +81,4 @@ class SignalExtractor(BaseModel):
         return self.model_dump(mode="json")
 
 
-Extractor = Annotated[
-    EncoderExtractor | ConfidenceExtractor | SignalExtractor, Field(discriminator="kind")
-]
+Extractor = Annotated[EncoderExtractor | ConfidenceExtractor | SignalExtractor, Field(discriminator="kind")]
