@@ -18,7 +18,8 @@ from whisper_router.decider.logistic import LogisticDecider
 from whisper_router.decider.options import LogisticOptions
 from whisper_router.decider.registry import decider_sha256, save_decider
 from whisper_router.decider.training import Examples
-from whisper_router.features.extractors import confidence, extractor_identity, pool_states
+from whisper_router.features.extractors import extractor_identity, pool_states
+from whisper_router.features.hypothesis import confidence
 from whisper_router.features.options import ConfidenceExtractor, EncoderExtractor, Extractor
 from whisper_router.features.store import FeatureReader, write_features
 from whisper_router.files import write_json, write_text

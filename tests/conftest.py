@@ -26,8 +26,9 @@ from whisper_router.decider.logistic import LogisticDecider
 from whisper_router.decider.options import LogisticOptions
 from whisper_router.decider.registry import decider_sha256, save_decider
 from whisper_router.decider.training import Examples
-from whisper_router.features.extractors import confidence, extractor_identity, pool_states
-from whisper_router.features.options import ConfidenceExtractor, EncoderExtractor
+from whisper_router.features.extractors import extract, extractor_identity, pool_states
+from whisper_router.features.hypothesis import confidence
+from whisper_router.features.options import ConfidenceExtractor, EncoderExtractor, SignalExtractor
 from whisper_router.features.store import FeatureReader, write_features
 from whisper_router.files import write_json, write_text
 from whisper_router.hashing import digest
@@ -192,6 +193,9 @@ def package_router(checkpoints: dict[str, Path], clips: list[np.ndarray]) -> Cal
                 confidence(arm.decode(encoding, [clip])[0], clip.size / SAMPLE_RATE)
                 for encoding, clip in zip(encodings, clips, strict=True)
             ]
+        elif kind == "signal":
+            extractor = SignalExtractor(kind="signal")
+            features = [extract(extractor, clip) for clip in clips]
         else:
             extractor = EncoderExtractor(kind="encoder", arm=read, pool=4)
             features = [

@@ -20,7 +20,8 @@ from whisper_router.decider.logistic import LogisticDecider
 from whisper_router.decider.options import LogisticOptions
 from whisper_router.decider.registry import save_decider
 from whisper_router.errors import UserError
-from whisper_router.features.extractors import confidence, extractor_identity, pool_states
+from whisper_router.features.extractors import extractor_identity, pool_states
+from whisper_router.features.hypothesis import confidence
 from whisper_router.features.store import write_features
 from whisper_router.files import write_json, write_parquet, write_text
 from whisper_router.hashing import digest

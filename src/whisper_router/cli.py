@@ -12,6 +12,7 @@ from rich.console import Console
 from whisper_router import cli_audit, cli_drift, cli_models, environment
 from whisper_router.cli_common import Json, friendly
 from whisper_router.errors import UserError
+from whisper_router.experiments.cli import experiments
 from whisper_router.policy.commands import calibrate, recalibrate
 from whisper_router.serving.command import serve
 
@@ -280,6 +281,9 @@ def replicate(
 
     write_document(run_replication(table, find_pair(weak, strong), candidates(), folds, seed))
     print(f"{DOCUMENT.absolute()}, .json and the charts beside it")
+
+
+app.command()(friendly(experiments))
 
 
 @cache.command("ls")

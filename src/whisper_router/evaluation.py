@@ -7,14 +7,14 @@ Intervals are the 2.5 and 97.5 percentiles of a bootstrap over speakers.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from whisper_router.cost import Dims, arm_macs, encoder_macs, paper_encoder_macs, paper_macs
 from whisper_router.cost_table import ArmCosts
-from whisper_router.features.options import Extractor
+from whisper_router.features.options import Extractor, Reads
 
 MIN_SPEAKERS = 10
 
@@ -99,9 +99,6 @@ def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, Array]:
     return {currency: np.array([row[currency] for row in rows]) for currency in (rows[0] if rows else ())}
 
 
-Reads = Literal["weak_encoder", "strong_encoder", "weak"]
-
-
 @dataclass(frozen=True)
 class Spent:
     """What is paid before the decision: what the extractor reads, and the decider."""
@@ -112,9 +109,7 @@ class Spent:
 
 def spent_on(extractor: Extractor, decider: Costs) -> Spent:
     """What a decision costs that reads this extractor."""
-    if extractor.kind == "confidence":
-        return Spent("weak", decider)
-    return Spent("weak_encoder" if extractor.arm == "weak" else "strong_encoder", decider)
+    return Spent(extractor.reads, decider)
 
 
 def routed_cost(pair: Pair, strong: Array, spent: Spent) -> Costs:

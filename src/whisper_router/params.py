@@ -23,6 +23,7 @@ from whisper_router.policy.options import MEASURED, PolicyOptions
 from whisper_router.retrain_options import GateOptions, RetrainOptions
 
 PARAMS = Path("params.yaml")
+POOLED = ("logistic", "gbt")  # deciders that read a vector of any extractor
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]  # names a file
 
 
@@ -130,10 +131,10 @@ class Params(_Strict):
                 )
         for name, decider in self.deciders.items():
             _known(f"deciders.{name}.extractor", decider.extractor, self.extractors)
-            if decider.kind != "logistic" and self.extractors[decider.extractor].kind != "encoder":
+            if decider.kind not in POOLED and self.extractors[decider.extractor].kind != "encoder":
                 raise ValueError(
                     f"deciders.{name}: kind {decider.kind} reads encoder states; "
-                    "give it an extractor of kind encoder"
+                    f"give it an extractor of kind encoder, or make it one of {', '.join(POOLED)}"
                 )
         for name, policy in self.policies.items():
             _known(f"policies.{name}.decider", policy.decider, self.deciders)

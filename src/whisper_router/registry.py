@@ -31,7 +31,7 @@ from whisper_router.serving.signature import example, signature
 EXPERIMENT = "whisper-router"
 LOCK = Path("dvc.lock")
 SERVING = ("openai-whisper", "torch", "av", "jiwer", "numpy", "pandas", "pydantic", "safetensors",
-           "scikit-learn", "scipy", "soundfile", "tqdm", "mlflow")  # fmt: skip
+           "scikit-learn", "lightgbm", "scipy", "soundfile", "tqdm", "mlflow")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from whisper_router.audio import SAMPLE_RATE, Audio, AudioError
 from whisper_router.decider.registry import Decider, decider_sha256, load_decider
 from whisper_router.decision import FORCED, Decision, Route, Segment, Spent, Transcript
 from whisper_router.errors import UserError
-from whisper_router.features.extractors import confidence, extractor_identity, pool_states
+from whisper_router.features.extractors import extract, extractor_identity
 from whisper_router.features.options import ArmName, Extractor
 from whisper_router.files import read_json
 from whisper_router.hashing import digest
@@ -315,7 +315,7 @@ class Router:
             chosen = [audios[i] for i in index]
             encoding = first.encode_audio(chosen)
             made = dict(enumerate(first.decode(encoding, chosen))) if cascade else {}
-            found = self.decider.score(self._features(encoding, chosen, list(made.values())))
+            found = self.decider.score(self._features(encoding, chosen, made))
             for i, score in zip(index, found, strict=True):
                 threshold = routes[i].threshold
                 heard[i].score = float(score)
@@ -333,9 +333,7 @@ class Router:
                     heard[i].hypothesis = made[k]
 
     def _features(
-        self, encoding: Encoding, audios: Sequence[Audio], weak: Sequence[Hypothesis]
+        self, encoding: Encoding, audios: Sequence[Audio], weak: Mapping[int, Hypothesis]
     ) -> list[np.ndarray]:
         extractor = self.description.extractor
-        if extractor.kind == "encoder":
-            return [pool_states(encoding.states, k, audio.size, extractor) for k, audio in enumerate(audios)]
-        return [confidence(h, audio.size / SAMPLE_RATE) for h, audio in zip(weak, audios, strict=True)]
+        return [extract(extractor, audio, encoding.states, k, weak.get(k)) for k, audio in enumerate(audios)]
