@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from whisper_router.evaluation import Pair
-from whisper_router.policy.guarantee import GRID
 from whisper_router.policy.options import GuaranteeOptions
 from whisper_router.policy.promise import guarantee
 
@@ -75,12 +74,11 @@ def simulate(
     """How often the true risk of the chosen threshold is above alpha, and how much goes to the weak arm."""
     random = np.random.default_rng(seed)
     found, promised, weak = [], 0, []
-    risk = {float(t): population.risk(float(t), options.risk) for t in GRID}
     for _ in range(draws):
         scores, harm, owner = population.draw(random, speakers, each)
         earlier = random.uniform(size=100)
         threshold, promise = guarantee(options, pair_of(harm, owner), scores, earlier)
-        found.append(risk[threshold])
+        found.append(population.risk(threshold, options.risk))
         promised += promise.holds
         weak.append(min(threshold, 1.0))
     risks = np.array(found)

@@ -251,6 +251,12 @@ def test_a_policy_that_cannot_be_is_refused_by_its_field(policy, said, tmp_path)
         assert load_params(tmp_path / "params.yaml").cost_table == "here"
 
 
+def test_a_guarantee_refuses_scores_that_the_calibration_labels_reorder(tmp_path):
+    values = changed("policies.half", {"decider": "line", "kind": "guarantee", "alpha": 0.1})
+    values["deciders"]["line"]["calibration"] = "isotonic"
+    assert "set deciders.line.calibration to temperature or none" in refusal(tmp_path, values)
+
+
 def test_every_fault_is_named_at_once(tmp_path):
     values = changed("runtime.batch_size", 0)
     values["spelling"] = 1

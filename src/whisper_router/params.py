@@ -138,6 +138,11 @@ class Params(_Strict):
                 )
         for name, policy in self.policies.items():
             _known(f"policies.{name}.decider", policy.decider, self.deciders)
+            if policy.kind == "guarantee" and self.deciders[policy.decider].calibration == "isotonic":
+                raise ValueError(
+                    f"policies.{name}: a guarantee takes scores whose order the calibration labels cannot "
+                    f"change; set deciders.{policy.decider}.calibration to temperature or none"
+                )
             currency = getattr(policy, "currency", None)
             if currency in MEASURED and self.cost_table is None:
                 raise ValueError(

@@ -20,9 +20,11 @@ from whisper_router.policy.guarantee import (
     least_count,
     least_count_at,
     least_speakers,
+    rank,
     risk_controlled,
     speaker_means,
     start_of,
+    threshold_at,
     upper_bound,
 )
 from whisper_router.policy.options import GuaranteeOptions
@@ -186,3 +188,29 @@ def test_a_decider_with_skill_sends_more_to_weak(simulation):
         for number in (0, 3)
     ]
     assert shares[0] > shares[1] + 0.1
+
+
+@given(
+    known=st.lists(st.integers(0, 20), min_size=1, max_size=40),
+    scores=st.lists(st.integers(0, 20), min_size=1, max_size=40),
+    level=st.integers(0, 1000),
+)
+@settings(max_examples=200, deadline=None, database=None)
+def test_a_threshold_sends_those_to_strong_whose_rank_is_at_least_its_level(known, scores, level):
+    earlier, own = np.array(known) / 20, np.array(scores) / 20
+    threshold = threshold_at(level / 1000, np.sort(earlier))
+    ranks = rank(own, earlier)
+    assert ((own >= threshold) == (ranks >= level / 1000 - 1e-12)).all()
+
+
+def test_scores_made_probabilities_on_the_labels_have_the_same_guarantee(simulation):
+    random = np.random.default_rng(5)
+    scores, earlier = random.uniform(size=400), random.uniform(size=150)
+    pair = simulation.pair_of(random.uniform(size=400) < 0.1 * scores, np.arange(400))
+    plain, promise = guarantee(options(), pair, scores, earlier)
+    assert promise.holds
+    for made in (np.sqrt, np.square, lambda values: 0.2 + values / 10):
+        threshold, same = guarantee(options(), pair, made(scores), made(earlier))
+        assert same == promise
+        assert threshold == pytest.approx(float(made(plain)))
+        assert ((made(scores) >= threshold) == (scores >= plain)).all()

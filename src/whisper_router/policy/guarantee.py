@@ -100,6 +100,21 @@ def below(scores: Array, values: Array) -> Array:
     return sums[np.searchsorted(scores[order], GRID, side="left")]
 
 
+def rank(scores: Array, known: Array) -> Array:
+    """Share of known scores that are not above each score; the scores themselves where none is known."""
+    if not known.size:
+        return scores
+    found: Array = np.searchsorted(np.sort(known), scores, side="right") / known.size
+    return found
+
+
+def threshold_at(level: float, known: Array) -> float:
+    """The score from which on ``rank`` is at least ``level``; ``known`` in ascending order."""
+    if not known.size or level <= 0 or level > 1:
+        return float(level)
+    return float(known[math.ceil(level * known.size - 1e-9) - 1])
+
+
 def speaker_means(scores: Array, values: Array, speakers: Array) -> Array:
     """``below`` for each speaker, divided by the speaker's utterances; shape (speakers, thresholds)."""
     rows = [np.flatnonzero(speakers == speaker) for speaker in range(int(speakers.max()) + 1)]

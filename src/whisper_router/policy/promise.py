@@ -18,9 +18,11 @@ from whisper_router.policy.guarantee import (
     least_count_at,
     least_speakers,
     needed_share,
+    rank,
     risk_controlled,
     speaker_means,
     start_of,
+    threshold_at,
     upper_bound,
 )
 from whisper_router.policy.options import GuaranteeOptions
@@ -49,7 +51,8 @@ def guarantee(options: GuaranteeOptions, pair: Pair, scores: Array, earlier: Arr
     Parameters
     ----------
     earlier : ndarray
-        Scores of utterances that are not in the calibration set.
+        Scores of utterances that are not in the calibration set: the grid is their ranks, so that it stays
+        fixed even where scores were made probabilities on the calibration labels. Empty: scores themselves.
 
     Returns
     -------
@@ -57,6 +60,7 @@ def guarantee(options: GuaranteeOptions, pair: Pair, scores: Array, earlier: Arr
         0 (everything to the strong arm) where nothing can be promised.
     """
     alpha, delta, loss = options.alpha, options.delta, losses(pair, options)
+    known, scores, earlier = np.sort(earlier), rank(scores, earlier), rank(earlier, earlier)
     ones = np.ones_like(loss)
     risk, weak = below(scores, loss) / len(loss), below(scores, ones) / len(loss)
     by_speaker = options.unit == "speaker"
@@ -95,7 +99,7 @@ def guarantee(options: GuaranteeOptions, pair: Pair, scores: Array, earlier: Arr
     bound = None
     if not by_speaker and options.risk != "mean_loss":
         bound = round(float(upper_bound(events[at], counts[at], delta)), 6)
-    return float(GRID[at]), Promise(
+    return threshold_at(GRID[at], known), Promise(
         holds=holds,
         says=_says(options, holds, units, least, needed),
         assumes=ASSUMES[options.unit],

@@ -126,10 +126,9 @@ def score(
 
 
 def needs_earlier(params: Params, decider: str) -> bool:
-    """Whether a policy of this decider starts its tests by the scores of other utterances."""
+    """Whether a policy of this decider takes its grid from the scores of other utterances."""
     return any(
-        options.kind == "guarantee" and options.risk == "weak" and options.decider == decider
-        for options in params.policies.values()
+        options.kind == "guarantee" and options.decider == decider for options in params.policies.values()
     )
 
 
