@@ -18,7 +18,7 @@ import psutil
 import pytest
 import soundfile
 import torch
-from serving_process import TRANSCRIBE, server
+from serving_process import ROOT, TRANSCRIBE, server
 
 from benchmarks.serving import load
 from whisper_router.asr.options import DecodeOptions
@@ -30,7 +30,7 @@ from whisper_router.router import Router
 from whisper_router.scoring import word_errors
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.real]
-SENTENCES = Path("data/corpora/demo/sentences.txt").absolute()
+SENTENCES = ROOT / "data/corpora/demo/sentences.txt"
 
 
 @pytest.fixture(scope="module")
