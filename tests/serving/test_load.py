@@ -67,7 +67,7 @@ def expected(folder, files):
     """What the router says of each; both arms have their share."""
     torch.set_num_threads(1)
     router = Router.load(folder)
-    threshold = float(np.median([one.score for one in router.transcribe(files)]))
+    threshold = float(np.median([one.score for one in router.decide(files)]))
     for path in (folder / "policies").glob("half.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"threshold": threshold}))
     made = Router.load(folder).transcribe(files)
