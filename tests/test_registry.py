@@ -267,7 +267,7 @@ for file in modules.values():
             imported.add(node.module.split(".")[0])
 others = imported - sys.stdlib_module_names - {"whisper_router"}
 distributions = packages_distributions()
-needed = sorted({distributions[name][0] for name in others if name in sys.modules})
+needed = [distributions[name] for name in sorted(others) if name in sys.modules]
 print(json.dumps({"rows": made.to_dict("records"), "modules": modules, "needed": needed}))
 """
 
@@ -293,7 +293,9 @@ def test_logged_model_serves_from_its_own_code_in_a_fresh_process(project, downl
     for file in made["modules"].values():
         assert Path(file).is_relative_to(downloaded / "code" / "whisper_router")
     lines = (downloaded / "requirements.txt").read_text().splitlines()
-    assert set(made["needed"]) <= {line.split("==")[0] for line in lines}
+    pinned = {line.split("==")[0] for line in lines}
+    assert made["needed"]
+    assert all(set(names) & pinned for names in made["needed"])
 
 
 def test_embedded_weights_serve_without_the_checkpoints(

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import soundfile
 import torch
-from serving_process import TRANSCRIBE, server
+from serving_process import ROOT, TRANSCRIBE, server
 
 from benchmarks.serving import load
 from whisper_router.asr.options import DecodeOptions
@@ -30,7 +30,7 @@ from whisper_router.router import Router
 from whisper_router.scoring import word_errors
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.real]
-SENTENCES = Path("data/corpora/demo/sentences.txt").absolute()
+SENTENCES = ROOT / "data/corpora/demo/sentences.txt"
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def expected(folder, files):
     """What the router says of each; both arms have their share."""
     torch.set_num_threads(1)
     router = Router.load(folder)
-    threshold = float(np.median([one.score for one in router.transcribe(files)]))
+    threshold = float(np.median([one.score for one in router.decide(files)]))
     for path in (folder / "policies").glob("half.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"threshold": threshold}))
     made = Router.load(folder).transcribe(files)

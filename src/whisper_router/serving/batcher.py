@@ -18,6 +18,7 @@ from whisper_router.audio import SAMPLE_RATE, Audio
 from whisper_router.decision import Route, Segment, Transcript
 from whisper_router.router import Router, join
 
+BATCH_S = 120.0  # about as much sound is in a batch at most: long windows take memory and gain little
 LATER_S = 1.0  # each further window of a recording queues as if it had come so much later
 logger = logging.getLogger(__name__)
 
@@ -158,8 +159,8 @@ class Batcher:
                 self._changed.wait()
             ordered = sorted(self._waiting, key=lambda window: window.due)
             first = ordered[0]
-            taken = [window for window in ordered if window.joins(first)]
-            taken = taken[: first.job.router.description.batch_size]
+            most = min(first.job.router.description.batch_size, max(1, int(BATCH_S / first.seconds)))
+            taken = [window for window in ordered if window.joins(first)][:most]
             gone = set(map(id, taken))
             self._waiting = [window for window in self._waiting if id(window) not in gone]
             return taken

@@ -95,7 +95,7 @@ class RouterModel(PythonModel):
         except UserError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
         made = self.router.process(audio, [route] * len(audio), not given["decide_only"])
-        rows = []
+        rows: list[dict[str, Any]] = []
         for one in made:
             row = {name: getattr(one, name) for name in OUTPUTS}
             row["segments"] = json.dumps(segment_rows(one)) if one.error is None else None

@@ -24,7 +24,7 @@ class Settings(BaseSettings):
 
     max_bytes: int = Field(25 << 20, ge=1 << 10, description="of a request's body")
     max_seconds: float = Field(1800, gt=0, description="of sound in a file")
-    max_requests: int = Field(64, ge=1, description="at a time; more are answered 429")
+    max_requests: int = Field(32, ge=1, description="at a time; more are answered 429")
     max_queue_s: float = Field(3600, gt=0, description="seconds of sound that wait; more are answered 429")
     upload_s: float = Field(60, gt=0, description="for a body to arrive")
     decode_s: float = Field(20, gt=0, description="for a file to be decoded")
