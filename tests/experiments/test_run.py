@@ -29,7 +29,9 @@ from whisper_router.experiments.candidates import (
 from whisper_router.experiments.data import Corpus, PooledReader, folder_of
 from whisper_router.experiments.document import DOCUMENT, log_runs, write_document
 from whisper_router.experiments.figures import curve, ranks
-from whisper_router.experiments.run import Setting, experiment, fewer, per_doubling
+from whisper_router.experiments.run import experiment
+from whisper_router.experiments.setting import Setting
+from whisper_router.experiments.studies import fewer, per_doubling
 from whisper_router.features.store import write_features
 from whisper_router.files import write_json, write_parquet
 from whisper_router.labelling import labels_table, transcripts_table

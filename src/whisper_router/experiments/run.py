@@ -1,15 +1,15 @@
 """whisper-router experiments: cross-validate the candidates, choose among them, compare."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from whisper_router.crossval import Fold, speaker_folds
-from whisper_router.evaluation import Pair, auroc, build_pair, choices
+from whisper_router.crossval import Fold
+from whisper_router.evaluation import Pair, auroc, choices
 from whisper_router.experiments.candidates import (
     BEFORE,
     CHOICES,
@@ -23,66 +23,13 @@ from whisper_router.experiments.candidates import (
 from whisper_router.experiments.data import Corpus, featurize
 from whisper_router.experiments.figures import blocks_pair, differences, ends, figures
 from whisper_router.experiments.seconds import measure_seconds
-from whisper_router.experiments.training import Job, Trained, reader_of, run_jobs
+from whisper_router.experiments.setting import Outer, Setting, gather
+from whisper_router.experiments.studies import across, learning_curve, per_doubling
+from whisper_router.experiments.training import Trained, reader_of, run_jobs
 
 INNER = 3  # folds of the choice among configurations
-PARTS = (0.25, 0.5, 0.75)  # of the training speakers, for the learning curve
 
 Curves = dict[str, pd.DataFrame]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """The corpus, its pair and the outer folds."""
-
-    corpus: Corpus
-    pair: Pair
-    folds: list[Fold]
-    number: np.ndarray  # of the fold that tests each utterance
-    seed: int
-
-    @classmethod
-    def of(cls, corpus: Corpus, folds: int, seed: int) -> "Setting":
-        """Folds over the speakers."""
-        pair = build_pair(corpus.labels, corpus.transcripts, corpus.dims)
-        parts = speaker_folds(corpus.labels, folds, seed)
-        number = np.empty(len(corpus.labels), dtype=int)
-        for i, fold in enumerate(parts):
-            number[fold.test] = i
-        return cls(corpus, pair, parts, number, seed)
-
-    def job(self, candidate: Candidate, fold: Fold) -> Job:
-        """A candidate on a fold."""
-        labels = self.corpus.labels
-        return Job(candidate, fold, labels["id"].to_numpy(), labels["label"].to_numpy(), self.corpus.gains)
-
-    def inner(self, outer: Fold, folds: int) -> list[Fold]:
-        """Folds of what an outer fold may learn from."""
-        rows = np.sort(np.concatenate([outer.train, outer.dev]))
-        table = self.corpus.labels.iloc[rows].reset_index(drop=True)
-        parts = speaker_folds(table, folds, self.seed)
-        return [Fold(rows[part.train], rows[part.dev], rows[part.test]) for part in parts]
-
-
-@dataclass(frozen=True)
-class Outer:
-    """A candidate's out-of-fold results."""
-
-    scores: np.ndarray
-    macs: dict[str, np.ndarray]
-    parameters: int
-    seconds: float
-    trainings: list[Trained]
-
-
-def gather(setting: Setting, trained: Sequence[Trained]) -> Outer:
-    """Put the folds of a candidate together."""
-    n = len(setting.number)
-    scores, macs = np.empty(n), {"macs": np.empty(n), "macs_paper": np.empty(n)}
-    for fold, one in zip(setting.folds, trained, strict=True):
-        scores[fold.test] = one.scores
-        macs["macs"][fold.test], macs["macs_paper"][fold.test] = one.macs, one.paper_macs
-    return Outer(scores, macs, trained[0].parameters, sum(one.seconds for one in trained), list(trained))
 
 
 def inner_auroc(setting: Setting, folds: Sequence[Fold], trained: Sequence[Trained]) -> float:
@@ -122,89 +69,6 @@ def nested(setting: Setting, tried: Sequence[Candidate], outer: dict[str, Outer]
             "macs": macs,
         }
     return result
-
-
-def _number(value: float) -> float | None:
-    """To 4 decimals; None where there is none, of a part with one class."""
-    return round(float(value), 4) if np.isfinite(value) else None
-
-
-def fewer(setting: Setting, fold: Fold, part: float) -> Fold:
-    """A fold that learns from part of its training speakers."""
-    speakers = setting.corpus.labels["speaker"].to_numpy()
-    found = np.unique(speakers[fold.train])
-    kept = np.random.default_rng(setting.seed).permutation(found)[: max(2, round(part * len(found)))]
-    return Fold(fold.train[np.isin(speakers[fold.train], kept)], fold.dev, fold.test)
-
-
-def learning_curve(setting: Setting, candidate: Candidate, whole: Outer) -> list[dict[str, Any]]:
-    """AUROC of a candidate by how much it learns from."""
-    parts = [[fewer(setting, fold, part) for fold in setting.folds] for part in PARTS]
-    made = iter(run_jobs([setting.job(candidate, fold) for folds in parts for fold in folds]))
-    outers = [gather(setting, [next(made) for _ in folds]) for folds in parts]
-    sizes = [*parts, setting.folds]
-    masks = {
-        str(name): (setting.corpus.labels["corpus"] == name).to_numpy()
-        for name in sorted(setting.corpus.labels["corpus"].unique())
-    }
-    rows = []
-    for part, folds, outer in zip((*PARTS, 1.0), sizes, [*outers, whole], strict=True):
-        weights = np.stack([np.ones(len(setting.number)), *(mask.astype(float) for mask in masks.values())])
-        found = auroc(setting.pair.label, outer.scores, weights, setting.number)
-        named = zip(["all", *masks], found, strict=True)
-        rows.append(
-            {
-                "part": part,
-                "utterances": round(float(np.mean([len(fold.train) for fold in folds]))),
-                "auroc": {name: _number(value) for name, value in named},
-            }
-        )
-    return rows
-
-
-def per_doubling(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """What twice as many utterances add to the AUROC: least squares over the learning curve."""
-    sizes = np.log2([row["utterances"] for row in rows])
-    result = {}
-    for name in rows[0]["auroc"]:
-        values = [row["auroc"][name] for row in rows]
-        known = all(value is not None for value in values) and len(set(sizes)) > 1
-        result[name] = _number(np.polyfit(sizes, values, 1)[0]) if known else None
-    return result
-
-
-def across(setting: Setting, tried: Sequence[Candidate], outer: dict[str, Outer]) -> list[dict[str, Any]]:
-    """Learn from one corpus, be tested on each other; beside it the AUROC of who learns from all."""
-    corpora = setting.corpus.labels["corpus"].to_numpy()
-    names = sorted(set(corpora))
-    pairs = [
-        (one, source, target) for one in tried for source in names for target in names if source != target
-    ]
-    folds = []
-    for _, source, target in pairs:
-        inside = np.flatnonzero(corpora == source)
-        table = setting.corpus.labels.iloc[inside].reset_index(drop=True)
-        part = speaker_folds(table, 5, setting.seed)[0]
-        train, dev = np.concatenate([part.train, part.test]), part.dev
-        folds.append(Fold(inside[train], inside[dev], np.flatnonzero(corpora == target)))
-    made = run_jobs([setting.job(one, fold) for (one, _, _), fold in zip(pairs, folds, strict=True)])
-    rows = []
-    for (one, source, target), fold, trained in zip(pairs, folds, made, strict=True):
-        label = setting.pair.label[fold.test]
-        alone = auroc(label, trained.scores, np.ones((1, len(label))))
-        mixed = auroc(
-            label, outer[one.name].scores[fold.test], np.ones((1, len(label))), setting.number[fold.test]
-        )
-        rows.append(
-            {
-                "candidate": one.name,
-                "train": str(source),
-                "test": str(target),
-                "auroc": _number(alone[0]),
-                "auroc_all": _number(mixed[0]),
-            }
-        )
-    return rows
 
 
 def plain_lines(pair: Pair) -> dict[str, dict[str, float]]:
