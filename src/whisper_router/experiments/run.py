@@ -41,16 +41,28 @@ def inner_auroc(setting: Setting, folds: Sequence[Fold], trained: Sequence[Train
     return float(auroc(label, scores, np.ones((1, len(rows))), number)[0])
 
 
-def nested(setting: Setting, tried: Sequence[Candidate], outer: dict[str, Outer]) -> dict[str, Any]:
-    """For each choice: what inner folds choose in each outer fold, and the scores that it gives there."""
-    inner = [setting.inner(fold, INNER) for fold in setting.folds]
-    jobs = [setting.job(one, part) for one in tried for folds in inner for part in folds]
-    made = iter(run_jobs(jobs))
+def nested(
+    setting: Setting,
+    tried: Sequence[Candidate],
+    outer: dict[str, Outer],
+    inner: Sequence[Sequence[Fold]],
+    trained: Sequence[Trained],
+) -> dict[str, Any]:
+    """For each choice: what inner folds choose in each outer fold, and the scores that it gives there.
+
+    Parameters
+    ----------
+    inner : sequence of sequence of Fold
+        The inner folds of each outer fold.
+    trained : sequence of Trained
+        Every candidate on every inner fold, in that order.
+    """
+    made = iter(trained)
     values = {
         one.name: [inner_auroc(setting, folds, [next(made) for _ in folds]) for folds in inner]
         for one in tried
     }
-    result: dict[str, Any] = {"trainings": len(jobs), "choices": {}}
+    result: dict[str, Any] = {"trainings": len(trained), "choices": {}}
     for choice, groups in CHOICES.items():
         names = [one.name for one in tried if one.group in groups]
         if not names:
@@ -105,7 +117,13 @@ def experiment(
         reader_of(one)  # its vectors are made once, before processes share them
     setting = Setting.of(corpus, folds, seed)
     pair, labels = setting.pair, corpus.labels
-    made = iter(run_jobs([setting.job(one, fold) for one in found for fold in setting.folds]))
+    choosable = [one for one in found if one.nested]
+    inner = [setting.inner(fold, INNER) for fold in setting.folds]
+    jobs = [setting.job(one, fold) for one in found for fold in setting.folds]
+    trained = run_jobs(
+        [*jobs, *(setting.job(one, part) for one in choosable for parts in inner for part in parts)]
+    )
+    made = iter(trained[: len(jobs)])
     outer = {one.name: gather(setting, [next(made) for _ in setting.folds]) for one in found}
     by_name = {one.name: one for one in found}
 
@@ -125,7 +143,7 @@ def experiment(
             "parameters": result.parameters,
             "training_seconds": round(result.seconds, 1),
         }
-    chosen = nested(setting, [one for one in found if one.nested], outer)
+    chosen = nested(setting, choosable, outer, inner, trained[len(jobs) :])
     best = {}
     for choice, made_ in chosen["choices"].items():
         first = replace(by_name[made_["chosen"][0]], group=choice)
@@ -171,7 +189,7 @@ def experiment(
         "not_measured": NOT_MEASURED,
         "compute": {
             "configurations": len(found),
-            "in the choice": sum(one.nested for one in found),
+            "in the choice": len(choosable),
             "trainings": len(found) * folds + chosen["trainings"],
             "training_seconds": round(sum(one.seconds for one in outer.values()), 1),
         },

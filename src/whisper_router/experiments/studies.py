@@ -9,7 +9,7 @@ from whisper_router.crossval import Fold, speaker_folds
 from whisper_router.evaluation import auroc
 from whisper_router.experiments.candidates import Candidate
 from whisper_router.experiments.setting import Outer, Setting, gather
-from whisper_router.experiments.training import run_jobs
+from whisper_router.experiments.training import run_here
 
 PARTS = (0.25, 0.5, 0.75)  # of the training speakers, for the learning curve
 
@@ -30,7 +30,7 @@ def fewer(setting: Setting, fold: Fold, part: float) -> Fold:
 def learning_curve(setting: Setting, candidate: Candidate, whole: Outer) -> list[dict[str, Any]]:
     """AUROC of a candidate by how much it learns from."""
     parts = [[fewer(setting, fold, part) for fold in setting.folds] for part in PARTS]
-    made = iter(run_jobs([setting.job(candidate, fold) for folds in parts for fold in folds]))
+    made = iter(run_here([setting.job(candidate, fold) for folds in parts for fold in folds]))
     outers = [gather(setting, [next(made) for _ in folds]) for folds in parts]
     sizes = [*parts, setting.folds]
     masks = {
@@ -77,7 +77,7 @@ def across(setting: Setting, tried: Sequence[Candidate], outer: dict[str, Outer]
         part = speaker_folds(table, 5, setting.seed)[0]
         train, dev = np.concatenate([part.train, part.test]), part.dev
         folds.append(Fold(inside[train], inside[dev], np.flatnonzero(corpora == target)))
-    made = run_jobs([setting.job(one, fold) for (one, _, _), fold in zip(pairs, folds, strict=True)])
+    made = run_here([setting.job(one, fold) for (one, _, _), fold in zip(pairs, folds, strict=True)])
     rows = []
     for (one, source, target), fold, trained in zip(pairs, folds, made, strict=True):
         label = setting.pair.label[fold.test]
