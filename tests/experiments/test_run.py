@@ -29,7 +29,9 @@ from whisper_router.experiments.candidates import (
 from whisper_router.experiments.data import Corpus, PooledReader, folder_of
 from whisper_router.experiments.document import DOCUMENT, log_runs, write_document
 from whisper_router.experiments.figures import curve, ranks
-from whisper_router.experiments.run import Setting, experiment, fewer
+from whisper_router.experiments.run import experiment
+from whisper_router.experiments.setting import Setting
+from whisper_router.experiments.studies import fewer, per_doubling
 from whisper_router.features.store import write_features
 from whisper_router.files import write_json, write_parquet
 from whisper_router.labelling import labels_table, transcripts_table
@@ -77,7 +79,7 @@ def project(
             name: [arm.decode(arm.encode_audio([clip]), [clip])[0] for clip in clips]
             for name, arm in arms.items()
         }
-        right = ["strong" if i % 3 == 0 else "weak" for i in range(36)]  # what was really said
+        right = ["strong" if (i + i // 12) % 3 == 0 else "weak" for i in range(36)]  # what was really said
         manifest["text"] = [f"{made[name][i].text} word{i}" for i, name in enumerate(right)]
         manifest["corpus"] = np.where(np.arange(36) % 12 < 6, "one", "other")
         manifest["speaker"], manifest["split"] = [f"s{i % 12}" for i in range(36)], "train"
@@ -196,6 +198,11 @@ def test_a_part_of_the_speakers_leaves_dev_and_test_alone(made):
     assert 0 < len(half.train) < len(fold.train)
     assert set(half.train) < set(fold.train)
     np.testing.assert_array_equal(half.test, fold.test)
+
+
+def test_a_doubling_adds_what_the_learning_curve_rises_by():
+    rows = [{"utterances": 100 * 2**i, "auroc": {"all": 0.6 + 0.03 * i, "one": None}} for i in range(4)]
+    assert per_doubling(rows) == {"all": 0.03, "one": None}
 
 
 def test_without_labels_the_command_says_what_to_run(tmp_path, monkeypatch):

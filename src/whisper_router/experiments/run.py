@@ -1,16 +1,15 @@
 """whisper-router experiments: cross-validate the candidates, choose among them, compare."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from whisper_router.crossval import Fold, speaker_folds
-from whisper_router.errors import UserError
-from whisper_router.evaluation import Pair, auroc, build_pair, choices
+from whisper_router.crossval import Fold
+from whisper_router.evaluation import Pair, auroc, choices
 from whisper_router.experiments.candidates import (
     BEFORE,
     CHOICES,
@@ -24,66 +23,13 @@ from whisper_router.experiments.candidates import (
 from whisper_router.experiments.data import Corpus, featurize
 from whisper_router.experiments.figures import blocks_pair, differences, ends, figures
 from whisper_router.experiments.seconds import measure_seconds
-from whisper_router.experiments.training import Job, Trained, reader_of, run_jobs
+from whisper_router.experiments.setting import Outer, Setting, gather
+from whisper_router.experiments.studies import across, learning_curve, per_doubling
+from whisper_router.experiments.training import Trained, reader_of, run_jobs
 
 INNER = 3  # folds of the choice among configurations
-PARTS = (0.25, 0.5, 0.75)  # of the training speakers, for the learning curve
 
 Curves = dict[str, pd.DataFrame]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """The corpus, its pair and the outer folds."""
-
-    corpus: Corpus
-    pair: Pair
-    folds: list[Fold]
-    number: np.ndarray  # of the fold that tests each utterance
-    seed: int
-
-    @classmethod
-    def of(cls, corpus: Corpus, folds: int, seed: int) -> "Setting":
-        """Folds over the speakers."""
-        pair = build_pair(corpus.labels, corpus.transcripts, corpus.dims)
-        parts = speaker_folds(corpus.labels, folds, seed)
-        number = np.empty(len(corpus.labels), dtype=int)
-        for i, fold in enumerate(parts):
-            number[fold.test] = i
-        return cls(corpus, pair, parts, number, seed)
-
-    def job(self, candidate: Candidate, fold: Fold) -> Job:
-        """A candidate on a fold."""
-        labels = self.corpus.labels
-        return Job(candidate, fold, labels["id"].to_numpy(), labels["label"].to_numpy(), self.corpus.gains)
-
-    def inner(self, outer: Fold, folds: int) -> list[Fold]:
-        """Folds of what an outer fold may learn from."""
-        rows = np.sort(np.concatenate([outer.train, outer.dev]))
-        table = self.corpus.labels.iloc[rows].reset_index(drop=True)
-        parts = speaker_folds(table, folds, self.seed)
-        return [Fold(rows[part.train], rows[part.dev], rows[part.test]) for part in parts]
-
-
-@dataclass(frozen=True)
-class Outer:
-    """A candidate's out-of-fold results."""
-
-    scores: np.ndarray
-    macs: dict[str, np.ndarray]
-    parameters: int
-    seconds: float
-    trainings: list[Trained]
-
-
-def gather(setting: Setting, trained: Sequence[Trained]) -> Outer:
-    """Put the folds of a candidate together."""
-    n = len(setting.number)
-    scores, macs = np.empty(n), {"macs": np.empty(n), "macs_paper": np.empty(n)}
-    for fold, one in zip(setting.folds, trained, strict=True):
-        scores[fold.test] = one.scores
-        macs["macs"][fold.test], macs["macs_paper"][fold.test] = one.macs, one.paper_macs
-    return Outer(scores, macs, trained[0].parameters, sum(one.seconds for one in trained), list(trained))
 
 
 def inner_auroc(setting: Setting, folds: Sequence[Fold], trained: Sequence[Trained]) -> float:
@@ -95,16 +41,28 @@ def inner_auroc(setting: Setting, folds: Sequence[Fold], trained: Sequence[Train
     return float(auroc(label, scores, np.ones((1, len(rows))), number)[0])
 
 
-def nested(setting: Setting, tried: Sequence[Candidate], outer: dict[str, Outer]) -> dict[str, Any]:
-    """For each choice: what inner folds choose in each outer fold, and the scores that it gives there."""
-    inner = [setting.inner(fold, INNER) for fold in setting.folds]
-    jobs = [setting.job(one, part) for one in tried for folds in inner for part in folds]
-    made = iter(run_jobs(jobs))
+def nested(
+    setting: Setting,
+    tried: Sequence[Candidate],
+    outer: dict[str, Outer],
+    inner: Sequence[Sequence[Fold]],
+    trained: Sequence[Trained],
+) -> dict[str, Any]:
+    """For each choice: what inner folds choose in each outer fold, and the scores that it gives there.
+
+    Parameters
+    ----------
+    inner : sequence of sequence of Fold
+        The inner folds of each outer fold.
+    trained : sequence of Trained
+        Every candidate on every inner fold, in that order.
+    """
+    made = iter(trained)
     values = {
         one.name: [inner_auroc(setting, folds, [next(made) for _ in folds]) for folds in inner]
         for one in tried
     }
-    result: dict[str, Any] = {"trainings": len(jobs), "choices": {}}
+    result: dict[str, Any] = {"trainings": len(trained), "choices": {}}
     for choice, groups in CHOICES.items():
         names = [one.name for one in tried if one.group in groups]
         if not names:
@@ -123,73 +81,6 @@ def nested(setting: Setting, tried: Sequence[Candidate], outer: dict[str, Outer]
             "macs": macs,
         }
     return result
-
-
-def fewer(setting: Setting, fold: Fold, part: float) -> Fold:
-    """A fold that learns from part of its training speakers."""
-    speakers = setting.corpus.labels["speaker"].to_numpy()
-    found = np.unique(speakers[fold.train])
-    kept = np.random.default_rng(setting.seed).permutation(found)[: max(2, round(part * len(found)))]
-    return Fold(fold.train[np.isin(speakers[fold.train], kept)], fold.dev, fold.test)
-
-
-def learning_curve(setting: Setting, candidate: Candidate, whole: Outer) -> list[dict[str, Any]]:
-    """AUROC of a candidate by how much it learns from."""
-    parts = [[fewer(setting, fold, part) for fold in setting.folds] for part in PARTS]
-    made = iter(run_jobs([setting.job(candidate, fold) for folds in parts for fold in folds]))
-    outers = [gather(setting, [next(made) for _ in folds]) for folds in parts]
-    sizes = [*parts, setting.folds]
-    ls = {
-        str(name): (setting.corpus.labels["corpus"] == name).to_numpy()
-        for name in sorted(setting.corpus.labels["corpus"].unique())
-    }
-    rows = []
-    for part, folds, outer in zip((*PARTS, 1.0), sizes, [*outers, whole], strict=True):
-        weights = np.stack([np.ones(len(setting.number)), *(mask.astype(float) for mask in ls.values())])
-        found = auroc(setting.pair.label, outer.scores, weights, setting.number)
-        named = zip(["all", *ls], found, strict=True)
-        rows.append(
-            {
-                "part": part,
-                "utterances": round(float(np.mean([len(fold.train) for fold in folds]))),
-                "auroc": {name: round(float(value), 4) for name, value in named},
-            }
-        )
-    return rows
-
-
-def across(setting: Setting, tried: Sequence[Candidate], outer: dict[str, Outer]) -> list[dict[str, Any]]:
-    """Learn from one corpus, be tested on each other; beside it the AUROC of who learns from all."""
-    corpora = setting.corpus.labels["corpus"].to_numpy()
-    names = sorted(set(corpora))
-    pairs = [
-        (one, source, target) for one in tried for source in names for target in names if source != target
-    ]
-    folds = []
-    for _, source, target in pairs:
-        inside = np.flatnonzero(corpora == source)
-        table = setting.corpus.labels.iloc[inside].reset_index(drop=True)
-        part = speaker_folds(table, 5, setting.seed)[0]
-        train, dev = np.concatenate([part.train, part.test]), part.dev
-        folds.append(Fold(inside[train], inside[dev], np.flatnonzero(corpora == target)))
-    made = run_jobs([setting.job(one, fold) for (one, _, _), fold in zip(pairs, folds, strict=True)])
-    rows = []
-    for (one, source, target), fold, trained in zip(pairs, folds, made, strict=True):
-        label = setting.pair.label[fold.test]
-        alone = auroc(label, trained.scores, np.ones((1, len(label))))
-        mixed = auroc(
-            label, outer[one.name].scores[fold.test], np.ones((1, len(label))), setting.number[fold.test]
-        )
-        rows.append(
-            {
-                "candidate": one.name,
-                "train": str(source),
-                "test": str(target),
-                "auroc": round(float(alone[0]), 4),
-                "auroc_all": round(float(mixed[0]), 4),
-            }
-        )
-    return rows
 
 
 def plain_lines(pair: Pair) -> dict[str, dict[str, float]]:
@@ -226,7 +117,13 @@ def experiment(
         reader_of(one)  # its vectors are made once, before processes share them
     setting = Setting.of(corpus, folds, seed)
     pair, labels = setting.pair, corpus.labels
-    made = iter(run_jobs([setting.job(one, fold) for one in found for fold in setting.folds]))
+    choosable = [one for one in found if one.nested]
+    inner = [setting.inner(fold, INNER) for fold in setting.folds]
+    jobs = [setting.job(one, fold) for one in found for fold in setting.folds]
+    trained = run_jobs(
+        [*jobs, *(setting.job(one, part) for one in choosable for parts in inner for part in parts)]
+    )
+    made = iter(trained[: len(jobs)])
     outer = {one.name: gather(setting, [next(made) for _ in setting.folds]) for one in found}
     by_name = {one.name: one for one in found}
 
@@ -246,7 +143,7 @@ def experiment(
             "parameters": result.parameters,
             "training_seconds": round(result.seconds, 1),
         }
-    chosen = nested(setting, [one for one in found if one.nested], outer)
+    chosen = nested(setting, choosable, outer, inner, trained[len(jobs) :])
     best = {}
     for choice, made_ in chosen["choices"].items():
         first = replace(by_name[made_["chosen"][0]], group=choice)
@@ -266,6 +163,7 @@ def experiment(
     hindsights = [by_name[row["hindsight"]] for row in best.values()]
     corpora = labels["corpus"].nunique()
     domains = across(setting, hindsights, outer) if corpora > 1 else []
+    learning = {one.name: learning_curve(setting, one, outer[one.name]) for one in hindsights}
     weak, always = ends(pair)
     report = {
         "arms": {name: reference.model for name, reference in corpus.references.items()},
@@ -285,17 +183,16 @@ def experiment(
         "candidates": rows,
         "best": best,
         "differences": compared,
-        "learning_curve": {one.name: learning_curve(setting, one, outer[one.name]) for one in hindsights},
+        "learning_curve": learning,
+        "per_doubling": {name: per_doubling(points) for name, points in learning.items()},
         "across": domains,
         "not_measured": NOT_MEASURED,
         "compute": {
             "configurations": len(found),
-            "in the choice": sum(one.nested for one in found),
+            "in the choice": len(choosable),
             "trainings": len(found) * folds + chosen["trainings"],
             "training_seconds": round(sum(one.seconds for one in outer.values()), 1),
         },
         "seconds": measure_seconds(setting.corpus, found, setting.job(found[0], setting.folds[0])),
     }
-    if not np.isfinite(list(report["wer"].values())).all():
-        raise UserError("the corpus has no reference words")
     return report, curves, pair
