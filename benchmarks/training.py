@@ -5,8 +5,8 @@
 Ways: as the project trains (the next batch is read while one is computed, blocks of memory are kept); reading
 first, then training; blocks given back after each batch; bfloat16. Each round starts a process a way in turn.
 The features are random numbers of base's sizes (7 layers of width 512) and, for the decider of the demo, of
-tiny's (5 of 384): speed does not depend on them. An epoch is 1,000 utterances of the second epoch; its loading
-alone is timed beside.
+tiny's (5 of 384): speed does not depend on them. An epoch is 1,000 utterances of the second epoch;
+its loading alone is timed beside.
 """
 
 import argparse
