@@ -142,9 +142,8 @@ def page(told: dict[str, Any]) -> str:
 
 `python benchmarks/serving.py` on {told["machine"]}, whose {told["cores"]} cores the clients use too.
 Router: {told["arms"]["weak"]} -> {told["arms"]["strong"]}, policy {told["policy"]};
-{told["workers"]} workers on one thread each. {told["recordings"]} recordings of {told["mean_s"]:.1f} s
-on average ({told["audio"]}) are sent round and round; each client sends its next request when it has
-its answer.
+{told["workers"]} workers on one thread each. {told["recordings"]} recordings of {told["mean_s"]:.1f} s on
+average ({told["audio"]}) are sent round and round; each client sends its next request when it has its answer.
 
 | clients | requests | errors | requests/s | seconds of sound a second | p50 s | p95 s |
 |---|---|---|---|---|---|---|
