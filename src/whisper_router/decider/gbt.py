@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightgbm
 import numpy as np
 
 from whisper_router.decider.objectives import loss, to_scores
@@ -14,7 +13,21 @@ from whisper_router.decider.training import Examples
 from whisper_router.errors import UserError
 from whisper_router.files import write_text
 
+if TYPE_CHECKING:
+    import lightgbm
+
 STEP = 10  # trees between two points of the curve
+
+
+def _lightgbm() -> Any:
+    """LightGBM, for those who use it: its wheel leans on a library of the system that small images lack."""
+    try:
+        import lightgbm
+    except OSError as error:
+        raise UserError(
+            f"a decider of kind gbt takes LightGBM, which fails: {error}; apt-get install libgomp1"
+        ) from error
+    return lightgbm
 
 
 class GbtDecider:
@@ -22,7 +35,7 @@ class GbtDecider:
 
     FILE = "weights.txt"
 
-    def __init__(self, booster: lightgbm.Booster, options: GbtOptions) -> None:
+    def __init__(self, booster: "lightgbm.Booster", options: GbtOptions) -> None:
         self.booster, self.options = booster, options
 
     @classmethod
@@ -49,6 +62,7 @@ class GbtDecider:
             "num_threads": 1,
             "verbose": -1,
         }
+        lightgbm = _lightgbm()
         booster = lightgbm.train(settings, lightgbm.Dataset(x, y, weight=weight), options.trees)
         curve: list[dict[str, float]] = []
         for trees in range(STEP, options.trees + STEP, STEP):
@@ -93,6 +107,7 @@ class GbtDecider:
     @classmethod
     def load(cls, path: Path, options: GbtOptions) -> "GbtDecider":
         """Read the trees."""
+        lightgbm = _lightgbm()
         try:
             return cls(lightgbm.Booster(model_str=path.read_text()), options)
         except (lightgbm.basic.LightGBMError, UnicodeDecodeError) as error:
