@@ -242,7 +242,7 @@ def _decide(
 ) -> tuple[float, float]:
     """Seconds of the extractor and of the decider for a batch."""
     started = time.perf_counter()
-    weak = hypotheses or [None] * len(audios)
+    weak: Sequence[Hypothesis | None] = hypotheses or [None] * len(audios)
     features = [extract(extractor, audio, states, i, weak[i]) for i, audio in enumerate(audios)]
     extracted = time.perf_counter()
     decider.score(features)

@@ -32,7 +32,8 @@ from whisper_router.labelling import WORKERS
 BASE_BYTES = 2 << 30  # of a training process, beside the copies of its batch
 COPIES = 4  # the batch and the one read ahead, each once as read and once padded
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)

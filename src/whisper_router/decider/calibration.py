@@ -31,7 +31,8 @@ class Calibration(BaseModel):
             made = expit(self.x[0] * logit(np.clip(scores, EDGE, 1 - EDGE)) + self.y[0])
         else:
             made = np.interp(scores, self.x, self.y)
-        return np.round(made, SCORE_DECIMALS)
+        rounded: np.ndarray = np.round(made, SCORE_DECIMALS)
+        return rounded
 
 
 def fit_calibration(kind: CalibrationKind, scores: np.ndarray, labels: np.ndarray) -> Calibration | None:

@@ -131,7 +131,8 @@ def _vector(part: Part, feature: np.ndarray) -> np.ndarray:
         return vector
     last = part.columns == ("last",)
     chosen = feature[:, -1:] if last else feature[:, : part.states]
-    return vectors([chosen], WHOLE)[0]
+    whole: np.ndarray = vectors([chosen], WHOLE)[0]
+    return whole
 
 
 def pool_parts(parts: Sequence[Part], utterance: str) -> np.ndarray:

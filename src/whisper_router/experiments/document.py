@@ -13,7 +13,7 @@ from whisper_router.cost import CURRENCIES
 from whisper_router.evaluation import Pair, oracle_frontier
 from whisper_router.files import read_json, write_json, write_text
 from whisper_router.hashing import digest
-from whisper_router.report import CURRENCY_LABEL, percent
+from whisper_router.report.words import CURRENCY_LABEL, percent
 
 DOCUMENT = Path("docs/experiments.md")
 EXPERIMENT = "whisper-router-experiments"
@@ -28,7 +28,7 @@ def draw(path: Path, report: Mapping[str, Any], curves: Mapping[str, pd.DataFram
         value = row["auroc"]["all"]["value"] or 0
         if row["group"] not in best or value > rows[best[row["group"]]]["auroc"]["all"]["value"]:
             best[row["group"]] = name
-    lines, currency = report["lines"], CURRENCIES[0]
+    lines, currency = report["lines"], next(iter(CURRENCIES))
     figure = Figure(figsize=(8.6, 5.6), layout="constrained")
     axes = figure.subplots()
     ends = [(lines[name][currency] * 100, lines[name]["wer"] * 100) for name in ("weak", "strong")]

@@ -66,10 +66,8 @@ def measure_seconds(corpus: Corpus, tried: Sequence[Candidate], job: Job) -> dic
     for one in tried:
         reader = reader_of(one)
         few = Examples(reader, *_few(job))
-        options = one.options
-        if options.kind not in POOLED:
-            options = options.model_copy(update={"epochs": 1})
-        decider, _ = fit_decider(options, few, few, one.name)
+        short = {} if one.options.kind in POOLED else {"epochs": 1}
+        decider, _ = fit_decider(one.options.model_copy(update=short), few, few, one.name)
 
         def decide(one: Candidate = one, decider: Any = decider) -> None:
             if one.options.kind in POOLED:  # their pooling is part of the decision
