@@ -18,12 +18,13 @@ from whisper_router.decider.logistic import LogisticDecider
 from whisper_router.decider.options import LogisticOptions
 from whisper_router.decider.registry import decider_sha256, save_decider
 from whisper_router.decider.training import Examples
-from whisper_router.features.extractors import confidence, extractor_identity, pool_states
+from whisper_router.features.extractors import extractor_identity, pool_states
+from whisper_router.features.hypothesis import confidence
 from whisper_router.features.options import ConfidenceExtractor, EncoderExtractor, Extractor
 from whisper_router.features.store import FeatureReader, write_features
 from whisper_router.files import write_json, write_text
 from whisper_router.hashing import digest
-from whisper_router.policy.calibrate import Bound, Calibration, Policy, choose_threshold
+from whisper_router.policy.calibrate import Bound, Calibration, Policy, share_threshold
 from whisper_router.policy.options import StrongShareOptions
 from whisper_router.router import RouterDescription
 from whisper_router.scoring import NORMALISER, word_errors
@@ -77,7 +78,7 @@ def package(folder: Path, clips: Sequence[Clip], kind: str, models: tuple[str, s
         decider, _ = LogisticDecider.fit(options, examples, examples, kind)
     save_decider(folder / "decider", decider, options, identity)
     half = StrongShareOptions(kind="strong_share", decider=kind, share=0.5)
-    threshold, target = choose_threshold(half, decider.score(features))
+    threshold = share_threshold(decider.score(features), half.share)
     nothing = Calibration(
         utterances=len(clips), speakers=0, strong_share=0.5, wer_weak=0, wer_strong=0, wer_routed=0
     )
@@ -93,14 +94,18 @@ def package(folder: Path, clips: Sequence[Clip], kind: str, models: tuple[str, s
         name="half",
         decider=kind,
         kind=half.kind,
-        target=target,
+        target=half.share,
         threshold=threshold,
         calibration=nothing,
         bound=bound,
     )
-    write_text(folder / "policy.json", policy.model_dump_json())
+    write_text(folder / "policies/half.json", policy.model_dump_json())
     description = RouterDescription(
-        weak=references["weak"], strong=references["strong"], extractor=extractor, batch_size=BATCH_SIZE
+        weak=references["weak"],
+        strong=references["strong"],
+        extractor=extractor,
+        batch_size=BATCH_SIZE,
+        policy="half",
     )
     write_json(folder / "router.json", description.model_dump(mode="json"))
     return folder

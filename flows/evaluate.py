@@ -4,6 +4,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import soundfile
 import torch
@@ -12,13 +13,9 @@ from prefect.cache_policies import NO_CACHE
 from tqdm import tqdm
 
 from flows.stage import main
-from whisper_router import report
 from whisper_router.audio import SAMPLE_RATE, WINDOW_S, Audio
-from whisper_router.cost import Dims
-from whisper_router.decider.scores import Scores, score_split
 from whisper_router.errors import UserError
-from whisper_router.evaluation import Spent, build_pair, spent_on, sweep
-from whisper_router.evaluation import evaluate as measure
+from whisper_router.evaluation import auroc, choices, routed_cost, sweep
 from whisper_router.files import read_json, replacing_folder, write_json, write_text
 from whisper_router.findings import left_out, warned
 from whisper_router.hashing import unit_interval
@@ -26,10 +23,8 @@ from whisper_router.labelling import utterances
 from whisper_router.long_audio import CHOICES, measure_long
 from whisper_router.params import load_params
 from whisper_router.paths import (
-    ARMS,
     CHECKED,
     DECIDER,
-    LABELS,
     MANIFEST,
     METRICS,
     PLOTS,
@@ -40,7 +35,16 @@ from whisper_router.paths import (
     TRANSCRIPTS,
 )
 from whisper_router.policy.calibrate import Policy
+from whisper_router.policy.choose import Sample
+from whisper_router.policy.make import policy_metrics
+from whisper_router.policy.samples import Labelled, read_labelled, score
+from whisper_router.report import charts
+from whisper_router.report.page import Chart, page
+from whisper_router.report.style import write_chart
+from whisper_router.report.words import DEMO_NOTE, currencies_of, is_demo, summary
+from whisper_router.report.wrong import most_wrong
 from whisper_router.router import Router
+from whisper_router.slices import confusion, losing, slice_columns, slice_table
 from whisper_router.store import ContentStore
 
 
@@ -76,90 +80,136 @@ def verify(router: Router, sample: pd.DataFrame, scores: Mapping[str, float], ca
         )
 
 
+def _charts(
+    part: Labelled,
+    scored: Mapping[str, Sample],
+    metrics: Mapping[str, Mapping[str, Any]],
+    policy: Policy,
+    slices: list[dict[str, Any]],
+    note: str | None,
+) -> dict[str, Chart]:
+    """The charts of the report, by the name of their file."""
+    made, models = metrics[policy.name], part.models
+    sweeps = {name: sweep(part.pair, sample.scores, sample.spent) for name, sample in scored.items()}
+    found = {
+        f"frontier_{currency}": Chart(
+            f"WER against cost in {currency}",
+            charts.frontier(part.pair, sweeps, metrics, policy.name, currency, models, note),
+            charts.FRONTIER_HEIGHT,
+        )
+        for currency in currencies_of(made)
+    }
+    labels = part.pair.label
+    told = {name: (sample.scores, labels) for name, sample in scored.items()}
+    everyone = np.ones((1, len(labels)))
+    areas = {name: auroc(labels, sample.scores, everyone)[0] for name, sample in scored.items()}
+    areas = {name: float(area) if np.isfinite(area) else None for name, area in areas.items()}
+    curve = charts.threshold_sweep(sweeps[policy.decider], made, policy.threshold, "macs", policy.name)
+    return found | {
+        "sweep": Chart(f"Every threshold of decider {policy.decider}", curve, 6.0),
+        "roc": Chart(
+            "ROC: needed against sent", charts.roc(told, areas, (policy.decider, policy.threshold)), 5.6
+        ),
+        "reliability": Chart("Scores against what happened", charts.reliability(told), 5.6),
+        "slices": Chart(
+            "WER above always-strong's, by slice", charts.slice_chart(slices), charts.slices_height(slices)
+        ),
+    }
+
+
 @flow(name="evaluate", validate_parameters=False)
 def evaluate() -> None:
     """Measure every policy, prove the packaged router against the cache, draw and report."""
     params = load_params()
     torch.set_num_threads(1)
-    labels = pd.read_parquet(LABELS)
-    labels = labels[labels["split"] == "test"].reset_index(drop=True)
+    part = read_labelled(params, "test")
+    labels, options = part.labels, params.evaluate
     transcripts = pd.read_parquet(TRANSCRIPTS)
     transcripts = transcripts[transcripts["id"].isin(labels["id"])]
     manifest = pd.read_parquet(MANIFEST)
     ids = labels["id"].tolist()
-    arms = read_json(ARMS)
-    pair = build_pair(labels, transcripts, {name: Dims(**arm["dims"]) for name, arm in arms.items()})
-    options = params.evaluate
 
     policies = {name: Policy.model_validate(read_json(POLICY / f"{name}.json")) for name in params.policies}
-    scored: dict[str, Scores] = {}
-    spent: dict[str, Spent] = {}
-    sweeps: dict[str, pd.DataFrame] = {}
-    for name in {policy.decider: None for policy in policies.values()}:
-        scored[name] = score_split(params, name, ids)
-        spent[name] = spent_on(params.extractors[params.deciders[name].extractor], scored[name].macs)
-        sweeps[name] = sweep(pair, scored[name].scores, spent[name])
-    metrics: dict[str, Any] = {
-        name: measure(
-            pair,
-            scored[policy.decider].scores,
-            policy.threshold,
-            spent[policy.decider],
-            options.bootstrap,
-            options.seed,
-        )
+    scored = {
+        name: score(params, name, part)[0] for name in {policy.decider: None for policy in policies.values()}
+    }
+    metrics = {
+        name: policy_metrics(policy, scored[policy.decider], options.bootstrap, options.seed)
         for name, policy in policies.items()
     }
 
-    chosen = params.router.policy
+    chosen = policies[params.router.policy]
+    sample = scored[chosen.decider]
     router = Router.load(ROUTER)
-    test = manifest[manifest["id"].isin(ids)]
-    order = test["id"].map(lambda id_: unit_interval("verify", id_))
-    sample = test.loc[order.sort_values().index[: options.verify]]
-    verify(
-        router,
-        sample,
-        dict(zip(ids, scored[policies[chosen].decider].scores.tolist(), strict=True)),
-        transcripts,
-    )
+    rows = manifest.set_index("id", drop=False).loc[ids]
+    order = rows["id"].map(lambda id_: unit_interval("verify", id_))
+    verified = rows.loc[order.sort_values().index[: options.verify]]
+    verify(router, verified, dict(zip(ids, sample.scores.tolist(), strict=True)), transcripts)
 
     tested = manifest[(manifest["split"] == "test") & (manifest["duration_s"] > WINDOW_S)]
     long = measure_long(router, tested, _wav, options.bootstrap, options.seed)
 
-    shown = report.summary(metrics[chosen], len(sample))
+    strong = sample.scores >= chosen.threshold
+    made = choices(part.pair, strong, routed_cost(part.pair, strong, sample.spent))
+    slices = slice_table(slice_columns(rows), part.pair, made, options.bootstrap, options.seed)
+    worse = losing(slices)
+    sliced = {"slices": slices, "confusion": confusion(part.pair, made), "losing": worse}
+    shown = summary(metrics[chosen.name], len(verified))
     with replacing_folder(METRICS) as folder:
-        write_json(folder / "test.json", metrics[chosen])
+        write_json(folder / "test.json", metrics[chosen.name])
         write_json(folder / "policies.json", metrics)
+        write_json(folder / "slices.json", sliced)
         write_json(folder / "long.json", long)
         write_json(folder / "summary.json", shown)
-    note = report.DEMO_NOTE if report.is_demo(params) else None
+    drawn = _charts(part, scored, metrics, chosen, slices, DEMO_NOTE if is_demo(params) else None)
     with replacing_folder(PLOTS) as folder:
-        for currency in ("macs", "macs_paper"):
-            path = folder / f"frontier_{currency}.png"
-            report.draw_frontier(path, pair, sweeps, metrics, chosen, currency, arms, note)
-        for name, table in sweeps.items():
-            table.round(6).to_csv(folder / f"sweep_{name}.csv", index=False)
-    page = report.page(
+        for name, chart in drawn.items():
+            write_chart(folder / f"{name}.png", chart.draw, chart.height)
+        for name, decider in scored.items():
+            sweep(part.pair, decider.scores, decider.spent).round(6).to_csv(
+                folder / f"sweep_{name}.csv", index=False
+            )
+
+    heard = {row.id: row for row in utterances(rows)}
+    store = ContentStore()
+    wrong = most_wrong(
+        labels,
+        part.pair,
+        sample.scores,
+        chosen.threshold,
+        rows["text"].to_dict(),
+        transcripts.set_index(["id", "arm"])["hypothesis"].to_dict(),
+        lambda id_: heard[id_].load_or_raise(store),
+    )
+    text = page(
         params,
         manifest,
         policies,
         metrics,
-        chosen,
-        arms,
+        chosen.name,
+        part.models,
+        drawn,
         PLOTS,
         DECIDER,
+        sliced,
+        wrong,
         read_json(ROUTER / "provenance.json"),
         left_out(read_json(REJECTED)),
         warned([read_json(path) for path in CHECKED]),
         long,
     )
-    write_text(REPORT, page)
+    write_text(REPORT, text)
     print(
         f"evaluate: {len(ids)} test utterances; WER weak {shown['wer_weak']:.1%}, "
         f"strong {shown['wer_strong']:.1%}, routed {shown['wer_routed']:.1%} with "
         f"{shown['strong_share']:.0%} sent to strong;\n"
-        f"evaluate: the packaged router agrees with the cache on {len(sample)} utterances"
+        f"evaluate: the packaged router agrees with the cache on {len(verified)} utterances"
     )
+    for name, one in metrics.items():
+        if one["target"]["met"] is False:
+            print(f"evaluate: {name} misses its target on the test split: {one['target']}")
+    if worse:
+        print(f"evaluate: worse than always-strong beyond doubt: {', '.join(worse)}")
     if long["counts"]["recordings"]:
         wer = ", ".join(f"{choice} {long[f'wer_{choice}']['value']:.1%}" for choice in CHOICES)
         print(f"evaluate: {len(tested)} recordings over {WINDOW_S:g} s, window by window: WER {wer}")

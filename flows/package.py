@@ -1,14 +1,20 @@
-"""package: extractor, decider and policy named under router: -> data/router/."""
+"""package: the policy named under router:, its decider and extractor, and that decider's other policies."""
 
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from prefect import flow
 
 from flows.stage import main
 from whisper_router.asr.reference import arm_references
-from whisper_router.files import read_json, replacing_folder, write_json
+from whisper_router.decider.scores import score_split
+from whisper_router.decision import FORCED
+from whisper_router.drift import BASELINE, make_baseline
+from whisper_router.errors import UserError
+from whisper_router.files import read_json, read_parquet, replacing_folder, write_json
 from whisper_router.hashing import code_hash, digest, file_sha256, folder_sha256
 from whisper_router.params import Params, load_params
 from whisper_router.paths import ARMS, DECIDER, FEATURES, LABELS, MANIFEST, POLICY, ROUTER, TRANSCRIPTS
@@ -17,9 +23,29 @@ from whisper_router.router import Router, RouterDescription
 LOCK = Path("requirements.lock")
 NOT_SHAPING: dict[str, Any] = {
     "evaluate": True,
+    "cost_table": True,
     "checks": True,
+    "gate": True,
+    "retrain": True,
     "runtime": {"runner": True},
 }  # params that change no router
+
+
+def policies_of(params: Params, decider: str) -> list[str]:
+    """The policies that use a decider.
+
+    Raises
+    ------
+    UserError
+        One has the name of an arm, which asks for that arm.
+    """
+    names = [name for name, options in params.policies.items() if options.decider == decider]
+    for name in names:
+        if name in FORCED:
+            raise UserError(
+                f"params.yaml: policies.{name}: that name asks for the {name} arm; choose another"
+            )
+    return names
 
 
 def provenance(params: Params, policy: str) -> dict[str, object]:
@@ -36,7 +62,7 @@ def provenance(params: Params, policy: str) -> dict[str, object]:
             "labels": file_sha256(LABELS),
             "features": folder_sha256(FEATURES / extractor),
             "decider": folder_sha256(DECIDER / decider),
-            "policy": file_sha256(POLICY / f"{policy}.json"),
+            "policies": {name: file_sha256(POLICY / f"{name}.json") for name in policies_of(params, decider)},
             "params": digest(params.model_dump(mode="json", exclude=NOT_SHAPING)),
             "code": code_hash("whisper_router.router"),
             "requirements.lock": file_sha256(LOCK),
@@ -48,10 +74,27 @@ def provenance(params: Params, policy: str) -> dict[str, object]:
     }
 
 
+def baseline(params: Params, policy: str) -> dict[str, object]:
+    """What the calibration split looks like to the router: drift is measured against it."""
+    labels, transcripts = (read_parquet(path) for path in (LABELS, TRANSCRIPTS))
+    labels = labels[labels["split"] == "calibration"].reset_index(drop=True)
+    scores = score_split(params, params.policies[policy].decider, labels["id"].tolist()).scores
+    strong = scores >= read_json(POLICY / f"{policy}.json")["threshold"]
+    confidence = transcripts.set_index(["arm", "id"])["avg_logprob"]
+    arms = np.where(strong, "strong", "weak")
+    columns = {
+        "score": scores,
+        "avg_logprob": [confidence[arm, id_] for arm, id_ in zip(arms, labels["id"], strict=True)],
+        "duration_s": labels["duration_s"],
+    }
+    return make_baseline(columns, strong)
+
+
 @flow(name="package")
 def package() -> None:
     """Put all that serving needs into one folder, with where it came from; prove that it loads."""
     params = load_params()
+    torch.set_num_threads(1)
     policy = params.router.policy
     decider = params.policies[policy].decider
     references = arm_references(read_json(ARMS))
@@ -60,14 +103,20 @@ def package() -> None:
         strong=references["strong"],
         extractor=params.extractors[params.deciders[decider].extractor],
         batch_size=params.runtime.batch_size,
+        policy=policy,
     )
     with replacing_folder(ROUTER) as folder:
         shutil.copytree(DECIDER / decider, folder / "decider")
-        shutil.copy(POLICY / f"{policy}.json", folder / "policy.json")
+        (folder / "policies").mkdir()
+        for name in policies_of(params, decider):
+            shutil.copy(POLICY / f"{name}.json", folder / "policies")
         write_json(folder / "router.json", description.model_dump(mode="json"))
+        write_json(folder / BASELINE, baseline(params, policy))
         write_json(folder / "provenance.json", provenance(params, policy))
         Router.load(folder)
-    print(f"package: {ROUTER}: policy {policy}, decider {decider}")
+    others = [name for name in policies_of(params, decider) if name != policy]
+    beside = f" (beside it: {', '.join(others)})" if others else ""
+    print(f"package: {ROUTER}: policy {policy}{beside}, decider {decider}")
 
 
 if __name__ == "__main__":

@@ -26,12 +26,13 @@ from whisper_router.decider.logistic import LogisticDecider
 from whisper_router.decider.options import LogisticOptions
 from whisper_router.decider.registry import decider_sha256, save_decider
 from whisper_router.decider.training import Examples
-from whisper_router.features.extractors import confidence, extractor_identity, pool_states
-from whisper_router.features.options import ConfidenceExtractor, EncoderExtractor
+from whisper_router.features.extractors import extract, extractor_identity, pool_states
+from whisper_router.features.hypothesis import confidence
+from whisper_router.features.options import ConfidenceExtractor, EncoderExtractor, SignalExtractor
 from whisper_router.features.store import FeatureReader, write_features
 from whisper_router.files import write_json, write_text
 from whisper_router.hashing import digest
-from whisper_router.policy.calibrate import Bound, Calibration, Policy, choose_threshold
+from whisper_router.policy.calibrate import Bound, Calibration, Policy, share_threshold
 from whisper_router.policy.options import StrongShareOptions
 from whisper_router.router import RouterDescription
 from whisper_router.scoring import NORMALISER
@@ -192,6 +193,9 @@ def package_router(checkpoints: dict[str, Path], clips: list[np.ndarray]) -> Cal
                 confidence(arm.decode(encoding, [clip])[0], clip.size / SAMPLE_RATE)
                 for encoding, clip in zip(encodings, clips, strict=True)
             ]
+        elif kind == "signal":
+            extractor = SignalExtractor(kind="signal")
+            features = [extract(extractor, clip) for clip in clips]
         else:
             extractor = EncoderExtractor(kind="encoder", arm=read, pool=4)
             features = [
@@ -205,12 +209,12 @@ def package_router(checkpoints: dict[str, Path], clips: list[np.ndarray]) -> Cal
         save_decider(folder / "decider", decider, options, identity)
         write_json(folder / "decider" / "curve.json", curve)
         half = StrongShareOptions(kind="strong_share", decider=kind, share=0.5)
-        threshold, target = choose_threshold(half, decider.score(features))
+        threshold = share_threshold(decider.score(features), half.share)
         policy = Policy(
             name="half",
             decider=kind,
             kind=half.kind,
-            target=target,
+            target=half.share,
             threshold=threshold,
             calibration=Calibration(
                 utterances=len(clips),
@@ -229,8 +233,10 @@ def package_router(checkpoints: dict[str, Path], clips: list[np.ndarray]) -> Cal
                 calibration_set=digest([]),
             ),
         )
-        write_text(folder / "policy.json", policy.model_dump_json(indent=2) + "\n")
-        description = RouterDescription(**arms, extractor=extractor, batch_size=batch_size)
+        others = {"half": policy, "never": policy.model_copy(update={"name": "never", "threshold": 1.1})}
+        for name, one in others.items():
+            write_text(folder / "policies" / f"{name}.json", one.model_dump_json(indent=2) + "\n")
+        description = RouterDescription(**arms, extractor=extractor, batch_size=batch_size, policy="half")
         write_json(folder / "router.json", description.model_dump(mode="json"))
         write_json(folder / "provenance.json", {"policy": "half", "decider": kind, "extractor": kind})
         return folder

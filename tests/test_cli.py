@@ -116,8 +116,8 @@ def test_a_missing_router_is_told_in_one_line(command, good, tmp_path):
 
 def test_a_router_of_other_parts_is_told_in_one_line(routers, package_router, good, tmp_path):
     folder = package_router(tmp_path / "router", "encoder")
-    policy = folder / "policy.json"
-    policy.write_text((routers["confidence"] / "policy.json").read_text())
+    policy = folder / "policies/half.json"
+    policy.write_text((routers["confidence"] / "policies/half.json").read_text())
     done = invoke("transcribe", good, "--router", folder)
     assert done.exit_code == 1
     (line,) = done.stderr.splitlines()

@@ -19,9 +19,12 @@ from whisper_router.cost_table import COSTS, CostTable, load_table
 from whisper_router.decider.logistic import LogisticDecider
 from whisper_router.decider.options import LogisticOptions
 from whisper_router.decider.registry import save_decider
-from whisper_router.features.extractors import confidence, extractor_identity, pool_states
+from whisper_router.errors import UserError
+from whisper_router.features.extractors import extractor_identity, pool_states
+from whisper_router.features.hypothesis import confidence
 from whisper_router.features.store import write_features
 from whisper_router.files import write_json, write_parquet, write_text
+from whisper_router.hashing import digest
 from whisper_router.labelling import (
     Work,
     compute,
@@ -34,6 +37,9 @@ from whisper_router.machine import machine_name
 from whisper_router.params import load_params
 from whisper_router.paths import ARMS, DECIDER, FEATURES, LABELS, MANIFEST, POLICY, TRANSCRIPTS
 from whisper_router.policy.calibrate import Bound, Calibration, Policy
+from whisper_router.policy.make import make_policy
+from whisper_router.policy.options import CostBudgetOptions
+from whisper_router.policy.samples import read_labelled, score
 from whisper_router.store import ContentStore
 
 PARAMS = """
@@ -255,3 +261,24 @@ def test_a_table_that_is_asked_for_by_name_must_be_there(project, monkeypatch):
     done = CliRunner().invoke(app, ["cost", "--table", "nowhere"])
     assert done.exit_code == 1
     assert "nowhere.json: no such table" in done.stderr
+
+
+def test_a_policy_in_seconds_reads_the_table_that_params_name_and_is_bound_to_it(project, table, monkeypatch):
+    monkeypatch.chdir(project)
+    timed = Path("timed.yaml")
+    timed.write_text(Path("params.yaml").read_text() + f"cost_table: {machine_name()}\n")
+    params = load_params(timed)
+    part = read_labelled(params, "test")
+    sample, extractor = score(params, "encoder", part)
+    bounds = {}
+    for currency in ("macs", "cpu_seconds"):
+        options = CostBudgetOptions(kind="cost_budget", decider="encoder", budget=5, currency=currency)
+        bounds[currency] = part.bound("encoder", extractor, currency)
+        policy = make_policy("budget", options, sample, bounds[currency])
+        assert 0 < policy.calibration.figures[f"{currency}_routed"].value <= 5
+        assert "saving_cpu_seconds" in policy.calibration.figures
+    assert bounds["macs"].cost_table is None
+    assert bounds["cpu_seconds"].cost_table == digest(table.model_dump(mode="json"))
+    timed.write_text(Path("params.yaml").read_text() + "cost_table: another\n")
+    with pytest.raises(UserError, match=r"another\.json: no such table"):
+        read_labelled(load_params(timed), "test")

@@ -48,8 +48,42 @@ def test_changing_a_threshold_runs_calibrate_package_and_evaluate_alone(clone: P
     assert stages_run(output) == ["calibrate", "package", "evaluate"]
 
 
+def test_a_threshold_by_hand_and_a_policy_of_another_domain_say_what_is_to_be_expected(
+    clone: Path, tmp_path: Path
+) -> None:
+    tried = json.loads(call(clone, "calibrate", "--threshold", "0.4", "--try", "{kind: best_wer}", "--json"))
+    calibration = json.loads((clone / "data/policy/cascade_half.json").read_text())["calibration"]
+    assert set(tried) == {"by hand", "tried"}
+    for policy in tried.values():
+        assert policy["calibration"]["wer_strong"] == calibration["wer_strong"]
+    assert tried["tried"]["calibration"]["wer_routed"] <= tried["by hand"]["calibration"]["wer_routed"]
+
+    manifest = pd.read_parquet(clone / "data/manifest.parquet")
+    rows = manifest[manifest["split"] == "test"].iloc[:12]
+    table = tmp_path / "calls.jsonl"
+    lines = (
+        {"id": row.id, "audio": str(clone / row.audio), "text": row.text, "speaker": row.speaker}
+        for row in rows.itertuples()
+    )
+    table.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    made = json.loads(call(clone, "recalibrate", str(table), "--json"))
+    labels = pd.read_parquet(clone / "data/labels.parquet").set_index("id").loc[rows["id"]]
+    words = labels["words"].sum()
+    for when in ("before", "after"):
+        assert made[when]["calibration"]["utterances"] == 12
+        assert made[when]["calibration"]["wer_weak"] == pytest.approx(
+            labels["errors_weak"].sum() / words, abs=1e-6
+        )
+    router = clone / "data/recalibrated/calls"
+    name = json.loads((router / "router.json").read_text())["policy"]
+    policy = json.loads((router / "policies" / f"{name}.json").read_text())
+    assert policy["threshold"] == made["after"]["threshold"]
+    routed = call(clone, "decide", "--router", str(router), "--json", str(clone / rows["audio"].iloc[0]))
+    assert json.loads(routed)["threshold"] == policy["threshold"]
+
+
 def test_editing_report_code_runs_evaluate_alone(clone: Path) -> None:
-    report = clone / "src" / "whisper_router" / "report.py"
+    report = clone / "src" / "whisper_router" / "report" / "words.py"
     report.write_text(report.read_text().replace("always weak", "only weak"))
     assert stages_run(call(clone, "run")) == ["evaluate"]
 
@@ -57,7 +91,8 @@ def test_editing_report_code_runs_evaluate_alone(clone: Path) -> None:
 def test_another_clone_with_an_empty_store_has_the_same_hashes(clone: Path, tmp_path: Path) -> None:
     other = make_clone(tmp_path)
     shutil.copy(clone / "params.yaml", other / "params.yaml")
-    shutil.copy(clone / "src/whisper_router/report.py", other / "src/whisper_router/report.py")
+    words = "src/whisper_router/report/words.py"
+    shutil.copy(clone / words, other / words)
     assert stages_run(call(other, "run")) == STAGES
     assert (other / "dvc.lock").read_text() == (clone / "dvc.lock").read_text()
 

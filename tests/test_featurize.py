@@ -12,7 +12,8 @@ from whisper_router.asr.load import cost_dims
 from whisper_router.asr.reference import ArmReference
 from whisper_router.audio import SAMPLE_RATE, audio_sha256
 from whisper_router.errors import UserError
-from whisper_router.features.options import EncoderExtractor
+from whisper_router.features.extractors import extract
+from whisper_router.features.options import EncoderExtractor, SignalExtractor
 from whisper_router.files import write_json
 from whisper_router.labelling import Work, encoding_bytes, utterances
 from whisper_router.params import Params, load_params
@@ -150,3 +151,10 @@ def test_stored_states_that_do_not_fit_are_refused_until_they_are_made(
     for name in encoders:
         encoded(stage, params, manifest, references, name)
     stage.announce(params, manifest)
+
+
+def test_signal_features_are_those_of_the_audio(stage, manifest, clips):
+    extractor = SignalExtractor(kind="signal")
+    made = dict(stage.signal_features(extractor, manifest))
+    for id_, clip in zip(manifest["id"], clips, strict=False):
+        np.testing.assert_array_equal(made[id_], extract(extractor, clip))

@@ -230,6 +230,33 @@ def test_a_training_option_out_of_range_is_refused_by_name(key, value, tmp_path)
     assert f"deciders.net.resnet.{key}" in refusal(tmp_path, changed("deciders.net", net))
 
 
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        (
+            {"kind": "cost_budget", "budget": 0.5, "currency": "joules"},
+            "policies.half.currency: joules takes",
+        ),
+        ({"kind": "wer_budget", "points": 1, "currency": "euros"}, "policies.half.wer_budget.currency"),
+        ({"kind": "guarantee", "alpha": 1.5}, "policies.half.guarantee.alpha"),
+        ({"kind": "guarantee", "risk": "some"}, "policies.half.guarantee.risk"),
+    ],
+)
+def test_a_policy_that_cannot_be_is_refused_by_its_field(policy, said, tmp_path):
+    values = changed("policies.half", {"decider": "line", **policy})
+    assert said in refusal(tmp_path, values)
+    values["cost_table"] = "here"
+    if policy.get("currency") == "joules":
+        YAML().dump(values, tmp_path / "params.yaml")
+        assert load_params(tmp_path / "params.yaml").cost_table == "here"
+
+
+def test_a_guarantee_refuses_scores_that_the_calibration_labels_reorder(tmp_path):
+    values = changed("policies.half", {"decider": "line", "kind": "guarantee", "alpha": 0.1})
+    values["deciders"]["line"]["calibration"] = "isotonic"
+    assert "set deciders.line.calibration to temperature or none" in refusal(tmp_path, values)
+
+
 def test_every_fault_is_named_at_once(tmp_path):
     values = changed("runtime.batch_size", 0)
     values["spelling"] = 1

@@ -1,10 +1,12 @@
 """The router: one encoding an arm and utterance, the right route, parts that belong together."""
 
+import io
 import json
 import shutil
 
 import numpy as np
 import pytest
+import soundfile
 
 from whisper_router.audio import SAMPLE_RATE
 from whisper_router.errors import UserError
@@ -284,7 +286,7 @@ def test_another_normaliser_is_refused(copy, monkeypatch):
 
 def test_a_policy_of_another_router_is_refused_with_all_that_differs(routers, copy, kind):
     other = KINDS[KINDS.index(kind) - 1]
-    shutil.copy(routers[other] / "policy.json", copy / "policy.json")
+    shutil.copy(routers[other] / "policies/half.json", copy / "policies/half.json")
     with pytest.raises(RouterMismatchError, match="calibrated for another extractor, decider;"):
         Router.load(copy)
 
@@ -325,3 +327,99 @@ def test_a_threshold_that_compares_with_nothing_is_refused(router, waves):
     for threshold in (float("nan"), float("inf")):
         with pytest.raises(UserError, match="threshold"):
             router.decide(waves[:1], threshold)
+
+
+@pytest.mark.parametrize("policy", ["weak", "strong"])
+def test_an_arm_asked_for_by_name_runs_alone_and_unscored(fresh, waves, calls, policy):
+    made = fresh.transcribe(waves, policy=policy)
+    assert named(fresh, calls.encoded) == named(fresh, calls.decoded) == {policy: len(waves)}
+    assert calls.loaded == [getattr(fresh.description, policy).sha256]
+    assert {(row.arm, row.score, row.threshold, row.policy) for row in made} == {(policy, None, None, policy)}
+    limit = NEVER_STRONG if policy == "weak" else ALWAYS_STRONG
+    assert [row.text for row in made] == [row.text for row in fresh.transcribe(waves, limit)]
+    (decided,) = fresh.decide(waves[:1], policy=policy)
+    assert (decided.arm, decided.score) == (policy, None)
+
+
+def test_every_packaged_policy_is_to_be_had_by_name(router, waves):
+    assert set(router.policies) == {"half", "never"}
+    assert {row.arm for row in router.decide(waves, policy="never")} == {"weak"}
+    half = router.decide(waves, policy="half")
+    assert half == router.decide(waves)
+    assert {(row.policy, row.threshold) for row in half} == {("half", router.policy.threshold)}
+    assert {row.policy for row in router.decide(waves, 0.3)} == {None}
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"policy": "nobody"}, "'nobody' is none of half, never, weak, strong"),
+        ({"policy": "half", "threshold": 0.5}, "give one of them"),
+    ],
+)
+def test_a_route_that_is_not_to_be_had_is_refused(router, waves, asked, reason):
+    with pytest.raises(UserError, match=reason):
+        router.transcribe(waves[:1], **asked)
+
+
+def test_each_row_may_have_a_route_of_its_own(router, waves, calls):
+    asked = [("weak", None), ("strong", None), (None, None), ("never", None), (None, 0.0), ("strong", None)]
+    routes = [router.route(policy, threshold) for policy, threshold in asked]
+    together = router.process(waves, routes)
+    for wave, row, (policy, threshold) in zip(waves, together, asked, strict=True):
+        (alone,) = router.transcribe([wave], threshold, policy)
+        assert (row.text, row.arm, row.policy) == (alone.text, alone.arm, alone.policy)
+
+
+def test_what_each_arm_did_is_told(router, waves):
+    cascade = router.description.extractor.kind == "confidence"
+    reads = router.description.extractor.arm
+    for row in router.transcribe(waves):
+        ((segment,), arms) = row.segments, [work.arm for work in row.segments[0].spent]
+        decoded = [work.arm for work in segment.spent if work.tokens is not None]
+        assert set(arms) == {reads, row.arm}
+        assert set(decoded) == ({"weak", row.arm} if cascade else {row.arm})
+        assert all(work.frames >= 50 for work in segment.spent)
+        assert segment.avg_logprob < 0
+    (decided,) = router.decide(waves[:1])
+    assert {work.arm for work in decided.segments[0].spent} == {reads}
+
+
+def test_a_missing_default_policy_is_named(copy):
+    (copy / "policies" / "half.json").unlink()
+    with pytest.raises(UserError, match=r"policies/half\.json is missing; package it again"):
+        Router.load(copy)
+
+
+def test_arms_that_are_the_same_are_shared(routers, package_router, plain, tmp_path, waves):
+    first = Router.load(routers["encoder"])
+    first.transcribe(waves[:1], policy="weak")
+    other = plain.model_copy(update={"floor_frames": 120})
+    second = Router.load(package_router(tmp_path / "router", "confidence", strong=other))
+    first.transcribe(waves[:1], policy="strong")
+    second.share_arms(first)
+    assert second.weak is first.weak
+    assert second.strong is not first.strong
+
+
+def test_many_windows_are_held_few_at_a_time(package_router, tmp_path, waves, speech, wav, monkeypatch):
+    router = Router.load(package_router(tmp_path / "router", "encoder", batch_size=1))
+    expected = router.transcribe(waves)
+    sizes = []
+    hear = Router.hear
+
+    def counted(self, windows, routes, transcribe):
+        sizes.append(len(windows))
+        return hear(self, windows, routes, transcribe)
+
+    monkeypatch.setattr(Router, "hear", counted)
+    long = np.concatenate([speech(2.5, seed) for seed in range(60)])
+    flac = io.BytesIO()
+    soundfile.write(flac, long, SAMPLE_RATE, format="FLAC")
+    truncated = flac.getvalue()[: len(flac.getvalue()) * 2 // 3]
+    made = router.transcribe([*waves[:3], truncated, wav(long), *waves[3:]])
+    assert max(sizes) == 4
+    assert made[3].error
+    assert made[3].segments == ()
+    assert made[4].segments[-1].end_s == long.size / SAMPLE_RATE
+    assert [row.text for row in made[:3] + made[5:]] == [row.text for row in expected]

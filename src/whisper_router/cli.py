@@ -2,17 +2,19 @@
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from whisper_router import environment
+from whisper_router import cli_audit, cli_drift, cli_models, environment
+from whisper_router.cli_common import Json, friendly
 from whisper_router.errors import UserError
+from whisper_router.experiments.cli import experiments
+from whisper_router.policy.commands import calibrate, recalibrate
+from whisper_router.serving.command import serve
 
 environment.prepare()
 
@@ -26,6 +28,9 @@ app = typer.Typer(
 
 cache = typer.Typer(no_args_is_help=True, help="The content store: what it holds, how to shrink it.")
 app.add_typer(cache, name="cache")
+cli_models.add(app)
+cli_audit.add(app)
+cli_drift.add(app)
 
 Assignments = Annotated[
     list[str],
@@ -40,28 +45,13 @@ RouterOption = Annotated[
 Threshold = Annotated[
     float | None, typer.Option(help="Instead of the policy's: strong iff score >= threshold.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
-
-
-def _friendly(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn the errors that a user can mend into one line and exit code 1."""
-
-    @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except UserError as error:
-            print(f"whisper-router: {error}", file=sys.stderr)
-            raise SystemExit(1) from error
-        except KeyboardInterrupt:
-            print("\nwhisper-router: stopped; the same command goes on from here", file=sys.stderr)
-            raise SystemExit(130) from None
-
-    return wrapped
+PolicyName = Annotated[
+    str | None, typer.Option("--policy", help="Another packaged policy; or an arm: weak, strong.")
+]
 
 
 @app.command()
-@_friendly
+@friendly
 def run(
     assignments: Assignments = [],  # noqa: B006
     preset: Annotated[
@@ -95,7 +85,7 @@ def run(
 
 
 @app.command()
-@_friendly
+@friendly
 def ingest(assignments: Assignments = []) -> None:  # noqa: B006
     """Read the corpora of params.yaml into the manifest, and check it. `run` goes on from there.
 
@@ -124,7 +114,7 @@ def ingest(assignments: Assignments = []) -> None:  # noqa: B006
 
 
 @app.command()
-@_friendly
+@friendly
 def demo() -> None:
     """Run the DAG, register the router, transcribe one clip through the registered champion."""
     from whisper_router.demo import run_demo
@@ -132,17 +122,29 @@ def demo() -> None:
     run_demo(Console())
 
 
-def _each(files: list[Path], router: str, threshold: float | None, as_json: bool, transcribe: bool) -> None:
+def _each(
+    files: list[Path],
+    router: str,
+    threshold: float | None,
+    policy: str | None,
+    as_json: bool,
+    transcribe: bool,
+) -> None:
     from tqdm import tqdm
 
     from whisper_router.router import Router
 
     loaded = Router.load(router)
+    if threshold is not None and (known := loaded.policy.expects(threshold)):
+        said = f"{known.strong_share:.0%} to strong, WER {known.wer_routed:.1%}"
+        saved = f"{known.saving_macs:.0%} of macs saved"
+        print(f"calibration split at threshold {known.threshold:.3f}: {said}, {saved}", file=sys.stderr)
     size = loaded.description.batch_size
     failed = 0
     for start in tqdm(range(0, len(files), size), "files", unit="batch", disable=len(files) <= size):
         chunk = files[start : start + size]
-        made = loaded.transcribe(chunk, threshold) if transcribe else loaded.decide(chunk, threshold)
+        route = loaded.transcribe if transcribe else loaded.decide
+        made = route(chunk, threshold, policy)
         for path, row in zip(chunk, made, strict=True):
             failed += row.error is not None
             if as_json:
@@ -151,32 +153,51 @@ def _each(files: list[Path], router: str, threshold: float | None, as_json: bool
                 print(f"{path}: error: {row.error}", file=sys.stderr)
             else:
                 text = f"  {getattr(row, 'text', '')}" if transcribe else ""
-                route = f"{row.model} ({row.arm}; score {row.score:.3f}, threshold {row.threshold:.3f})"
-                print(f"{path}: {route}{text}")
+                by = (
+                    row.policy
+                    if row.score is None
+                    else f"score {row.score:.3f}, threshold {row.threshold:.3f}"
+                )
+                print(f"{path}: {row.model} ({row.arm}; {by}){text}")
     if failed:
         raise SystemExit(1)
 
 
 @app.command()
-@_friendly
+@friendly
 def transcribe(
-    files: Files, router: RouterOption = "data/router", threshold: Threshold = None, as_json: Json = False
+    files: Files,
+    router: RouterOption = "data/router",
+    threshold: Threshold = None,
+    policy: PolicyName = None,
+    as_json: Json = False,
 ) -> None:
     """Transcribe audio files, each by the arm it needs. Exit code 1 if one failed; the others are done."""
-    _each(files, router, threshold, as_json, transcribe=True)
+    _each(files, router, threshold, policy, as_json, transcribe=True)
 
 
 @app.command()
-@_friendly
+@friendly
 def decide(
-    files: Files, router: RouterOption = "data/router", threshold: Threshold = None, as_json: Json = False
+    files: Files,
+    router: RouterOption = "data/router",
+    threshold: Threshold = None,
+    policy: PolicyName = None,
+    as_json: Json = False,
 ) -> None:
     """Say which arm each file needs, without transcribing more than the decision takes."""
-    _each(files, router, threshold, as_json, transcribe=False)
+    _each(files, router, threshold, policy, as_json, transcribe=False)
+
+
+app.command()(friendly(serve))
+
+
+app.command()(friendly(calibrate))
+app.command()(friendly(recalibrate))
 
 
 @app.command()
-@_friendly
+@friendly
 def register(
     champion: Annotated[
         bool, typer.Option("--champion", help="Move the alias champion to this version.")
@@ -187,7 +208,7 @@ def register(
     as_json: Json = False,
 ) -> None:
     """Record the last run in MLflow and register its router; the same dvc.lock registers nothing twice."""
-    from whisper_router.registry import CHAMPION, MODEL
+    from whisper_router.promotion import CHAMPION, MODEL
     from whisper_router.registry import register as register_model
 
     made = register_model(champion, embed_weights)
@@ -202,7 +223,7 @@ def register(
 
 
 @app.command()
-@_friendly
+@friendly
 def cost(
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure this machine first: minutes, all cores busy.")
@@ -233,7 +254,7 @@ def cost(
 
 
 @app.command()
-@_friendly
+@friendly
 def replicate(
     table: Annotated[
         Path, typer.Argument(help="Utterances (.jsonl, .csv, .tsv, .parquet): audio, text, speaker.")
@@ -262,8 +283,11 @@ def replicate(
     print(f"{DOCUMENT.absolute()}, .json and the charts beside it")
 
 
+app.command()(friendly(experiments))
+
+
 @cache.command("ls")
-@_friendly
+@friendly
 def cache_ls(as_json: Json = False) -> None:
     """Say what decodes, encodings and trainings take, beside the outputs and DVC's cache."""
     from whisper_router.disk import show_cache
@@ -274,7 +298,7 @@ def cache_ls(as_json: Json = False) -> None:
 
 
 @cache.command("gc")
-@_friendly
+@friendly
 def cache_gc(
     limit: Annotated[
         str | None,
@@ -291,7 +315,7 @@ def cache_gc(
 
 
 @app.command()
-@_friendly
+@friendly
 def summary() -> None:
     """Print the figures of the last run and where its outputs are."""
     from whisper_router.summary import show_summary

@@ -36,7 +36,7 @@ from whisper_router.cost_table import (
 from whisper_router.decider.registry import Decider, decider_sha256, load_decider
 from whisper_router.energy import Reading, can_measure, measure_joules
 from whisper_router.errors import UserError
-from whisper_router.features.extractors import confidence, extractor_identity, pool_states
+from whisper_router.features.extractors import extract, extractor_identity
 from whisper_router.features.options import Extractor
 from whisper_router.hashing import code_hash
 from whisper_router.labelling import WORKERS, Utterance, Work, utterances
@@ -242,12 +242,8 @@ def _decide(
 ) -> tuple[float, float]:
     """Seconds of the extractor and of the decider for a batch."""
     started = time.perf_counter()
-    if extractor.kind == "confidence":
-        features = [
-            confidence(made, audio.size / SAMPLE_RATE) for made, audio in zip(hypotheses, audios, strict=True)
-        ]
-    else:
-        features = [pool_states(states, i, audio.size, extractor) for i, audio in enumerate(audios)]
+    weak: Sequence[Hypothesis | None] = hypotheses or [None] * len(audios)
+    features = [extract(extractor, audio, states, i, weak[i]) for i, audio in enumerate(audios)]
     extracted = time.perf_counter()
     decider.score(features)
     return extracted - started, time.perf_counter() - extracted

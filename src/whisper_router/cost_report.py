@@ -3,24 +3,23 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from whisper_router.asr.reference import arm_references
 from whisper_router.cost import CURRENCIES, Dims
-from whisper_router.cost_table import COSTS, MEASURED, ArmCosts, CostTable, load_table
+from whisper_router.cost_table import COSTS, MEASURED, ArmCosts, CostTable, decision_costs, load_table
 from whisper_router.decider.registry import decider_sha256
 from whisper_router.decider.scores import score_split
 from whisper_router.errors import UserError
-from whisper_router.evaluation import Choice, Costs, build_pair, choices, routed_cost, spent_on
+from whisper_router.evaluation import Choice, build_pair, choices, routed_cost, spent_on
 from whisper_router.files import read_json, read_parquet, write_text
 from whisper_router.hashing import code_hash
 from whisper_router.machine import machine_name
 from whisper_router.params import load_params
 from whisper_router.paths import ARMS, DECIDER, LABELS, MANIFEST, POLICY, TRANSCRIPTS
 from whisper_router.policy.calibrate import Policy
-from whisper_router.report import CHOICE_NAMES
+from whisper_router.report.words import CHOICE_NAMES
 
 UNITS = {"macs": 1e9, "macs_paper": 1e9}  # shown in 10^9
 
@@ -83,18 +82,6 @@ def _measured(arms: Mapping[str, Any], name: str | None) -> tuple[CostTable | No
     return table, costs, note
 
 
-def _decision(
-    table: CostTable | None, costs: Mapping[str, ArmCosts], name: str, arm: str, durations: np.ndarray
-) -> Costs:
-    """Measured costs of a decider and its extractor; empty where the table has none of them."""
-    sha256 = decider_sha256(DECIDER / name)
-    found = [made for made in table.deciders.values() if made.decider == sha256] if table else []
-    if not found:
-        return {}
-    rows = [found[0].utterance(float(seconds), costs[arm].watts) for seconds in durations]
-    return {currency: np.array([row[currency] for row in rows]) for currency in rows[0]}
-
-
 def show_cost(console: Console, table_name: str | None = None) -> dict[str, Any]:
     """Print what an hour of the test split's audio costs by each choice and policy.
 
@@ -122,7 +109,8 @@ def show_cost(console: Console, table_name: str | None = None) -> dict[str, Any]
         scored = score_split(params, policy.decider, labels["id"].tolist())
         extractor = params.extractors[params.deciders[policy.decider].extractor]
         durations = labels["duration_s"].to_numpy()
-        decision = _decision(table, costs, policy.decider, extractor.arm, durations)
+        sha256 = decider_sha256(DECIDER / policy.decider)
+        decision = decision_costs(table, costs[extractor.arm], sha256, durations) if table else {}
         if table and not decision:
             lacking.append(policy.decider)
         strong = scored.scores >= policy.threshold

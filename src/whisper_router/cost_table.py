@@ -207,6 +207,20 @@ class CostTable(_Strict):
         raise UserError(f"its {name} arm differs in {differing}; run `whisper-router cost --measure`")
 
 
+def decision_costs(
+    table: CostTable, costs: ArmCosts, decider: str, durations_s: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Costs by currency of a decider (SHA-256 of its folder) on utterances; empty where the table lacks it.
+
+    ``costs`` are those of the arm that its extractor reads.
+    """
+    found = [made for made in table.deciders.values() if made.decider == decider]
+    if not found:
+        return {}
+    rows = [found[0].utterance(float(seconds), costs.watts) for seconds in durations_s]
+    return {currency: np.array([row[currency] for row in rows]) for currency in (rows[0] if rows else ())}
+
+
 def _differences(measured: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     found = []
     for key in sorted({*measured, *wanted}):

@@ -3,12 +3,13 @@
 import multiprocessing
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,9 @@ from whisper_router.labelling import WORKERS
 
 BASE_BYTES = 2 << 30  # of a training process, beside the copies of its batch
 COPIES = 4  # the batch and the one read ahead, each once as read and once padded
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -133,21 +137,21 @@ def _workers(jobs: Sequence[Job]) -> int:
     return max(1, min(WORKERS, available // needed))
 
 
-def run_jobs(jobs: Sequence[Job]) -> list[Trained]:
-    """Train in several processes of one torch thread each; a killed run goes on.
+def in_processes(work: Callable[[T], R], jobs: Sequence[T], workers: int, title: str) -> list[R]:
+    """Do jobs in several processes of one torch thread each; results in the order of the jobs.
 
     Raises
     ------
     UserError
         A training cannot be done, or its process was killed.
     """
-    made: dict[int, Trained] = {}
+    made: dict[int, R] = {}
     context = multiprocessing.get_context("spawn")
     os.environ.update(KEEP_BLOCKS)
-    with ProcessPoolExecutor(_workers(jobs), mp_context=context, initializer=_watch) as pool:
-        pending = {pool.submit(_train, job): number for number, job in enumerate(jobs)}
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_watch) as pool:
+        pending = {pool.submit(work, job): number for number, job in enumerate(jobs)}
         try:
-            for done in tqdm(as_completed(pending), "cross-validation", len(jobs), unit="training"):
+            for done in tqdm(as_completed(pending), title, len(jobs), unit="training"):
                 made[pending[done]] = done.result()
         except BrokenProcessPool as error:
             raise UserError(
@@ -156,3 +160,14 @@ def run_jobs(jobs: Sequence[Job]) -> list[Trained]:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
     return [made[number] for number in range(len(jobs))]
+
+
+def run_jobs(jobs: Sequence[Job]) -> list[Trained]:
+    """Train all; a killed run goes on.
+
+    Raises
+    ------
+    UserError
+        A training cannot be done, or its process was killed.
+    """
+    return in_processes(_train, jobs, _workers(jobs), "cross-validation")

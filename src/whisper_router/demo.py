@@ -10,7 +10,8 @@ from ruamel.yaml import YAML
 
 from whisper_router.files import write_text
 from whisper_router.paths import LABELS, MANIFEST
-from whisper_router.registry import CHAMPION, MODEL, register
+from whisper_router.promotion import CHAMPION, MODEL
+from whisper_router.registry import register
 from whisper_router.router import Router
 from whisper_router.run import run
 from whisper_router.summary import show_summary

@@ -7,14 +7,14 @@ Intervals are the 2.5 and 97.5 percentiles of a bootstrap over speakers.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from whisper_router.cost import Dims, arm_macs, encoder_macs, paper_encoder_macs, paper_macs
 from whisper_router.cost_table import ArmCosts
-from whisper_router.features.options import Extractor
+from whisper_router.features.options import Extractor, Reads
 
 MIN_SPEAKERS = 10
 
@@ -99,9 +99,6 @@ def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, Array]:
     return {currency: np.array([row[currency] for row in rows]) for currency in (rows[0] if rows else ())}
 
 
-Reads = Literal["weak_encoder", "strong_encoder", "weak"]
-
-
 @dataclass(frozen=True)
 class Spent:
     """What is paid before the decision: what the extractor reads, and the decider."""
@@ -112,9 +109,7 @@ class Spent:
 
 def spent_on(extractor: Extractor, decider: Costs) -> Spent:
     """What a decision costs that reads this extractor."""
-    if extractor.kind == "confidence":
-        return Spent("weak", decider)
-    return Spent("weak_encoder" if extractor.arm == "weak" else "strong_encoder", decider)
+    return Spent(extractor.reads, decider)
 
 
 def routed_cost(pair: Pair, strong: Array, spent: Spent) -> Costs:
@@ -177,7 +172,12 @@ def choices(pair: Pair, strong: Array, routed: Costs) -> dict[str, Choice]:
 
 
 def figures(
-    pair: Pair, made: Mapping[str, Choice], scores: Array, weights: Array, folds: Array | None = None
+    pair: Pair,
+    made: Mapping[str, Choice],
+    scores: Array,
+    weights: Array,
+    folds: Array | None = None,
+    tau: float = 0.0,
 ) -> dict[str, Array]:
     """All figures, once for each row of ``weights``, which says how often each utterance counts.
 
@@ -190,22 +190,49 @@ def figures(
     right = (routed.strong == 1) == (pair.label == 1)
     count, words = weights.sum(axis=1), weights @ pair.words
     wer = {name: weights @ choice.errors / words for name, choice in made.items()}
+    share = weights @ routed.strong / count
+    wer["random"] = share * wer["strong"] + (1 - share) * wer["weak"]
     gap = wer["weak"] - wer["strong"]
     result = {f"wer_{name}": value for name, value in wer.items()}
     result |= {
-        "strong_share": weights @ routed.strong / count,
+        "strong_share": share,
         "positive_share": weights @ pair.label / count,
         "accuracy": weights @ right / count,
         "auroc": auroc(pair.label, scores, weights, folds),
         "wer_gap": gap,
+        "wer_rise": wer["routed"] - wer["strong"],
+        **risks(pair, routed.strong == 1, weights, tau),
     }
     with np.errstate(invalid="ignore", divide="ignore"):
         result["gap_recovered"] = (wer["weak"] - wer["routed"]) / gap
     for currency in routed.cost:
-        reference = weights @ made["strong"].cost[currency]
-        for name, choice in made.items():
-            result[f"{currency}_{name}"] = weights @ choice.cost[currency] / reference
+        costs = {name: weights @ choice.cost[currency] for name, choice in made.items()}
+        costs["random"] = share * costs["strong"] + (1 - share) * costs["weak"]
+        for name, cost in costs.items():
+            result[f"{currency}_{name}"] = cost / costs["strong"]
         result[f"saving_{currency}"] = 1 - result[f"{currency}_routed"]
+    return result
+
+
+def risks(pair: Pair, strong: Array, weights: Array, tau: float = 0.0) -> dict[str, Array]:
+    """What going to the weak arm does to utterances, for each row of weights (draws, utterances).
+
+    ``harm_all``: share of all that go to weak and come out worse by more than ``tau`` WER; ``harm_weak``: of
+    those that go to weak; ``mean_loss``: mean WER lost, at most 1 an utterance. ``..._by_speaker``: each
+    speaker counts the same.
+    """
+    lost = (pair.weak_errors - pair.strong_errors) / pair.words
+    harm, loss = (lost > tau + 1e-9) & ~strong, np.where(strong, 0.0, np.clip(lost, 0, 1))
+    result = {}
+    for suffix, counted in (
+        ("", weights),
+        ("_by_speaker", weights / np.bincount(pair.speakers)[pair.speakers]),
+    ):
+        total, harmed = counted.sum(axis=1), counted @ harm
+        result[f"harm_all{suffix}"] = harmed / total
+        with np.errstate(invalid="ignore", divide="ignore"):
+            result[f"harm_weak{suffix}"] = harmed / (counted @ ~strong)
+        result[f"mean_loss{suffix}"] = counted @ loss / total
     return result
 
 
@@ -268,15 +295,17 @@ def evaluate(
     resamples: int,
     seed: int,
     folds: Array | None = None,
+    tau: float = 0.0,
 ) -> dict[str, Any]:
     """Metrics of one policy on one split: each figure with its interval, or null with a reason.
 
-    ``folds`` numbers the decider that scored each utterance, where they are several.
+    ``folds`` numbers the decider that scored each utterance, where they are several; ``tau`` is the WER
+    lost that a guarantee does not count.
     """
     strong = scores >= threshold
     made = choices(pair, strong, routed_cost(pair, strong, spent))
     result: dict[str, Any] = with_intervals(
-        lambda weights: figures(pair, made, scores, weights, folds), pair.speakers, resamples, seed
+        lambda weights: figures(pair, made, scores, weights, folds, tau), pair.speakers, resamples, seed
     )
     gap = result["wer_gap"]
     interval = gap["interval"]
@@ -285,7 +314,12 @@ def evaluate(
         span = f"{interval[0]:.4f} to {interval[1]:.4f}"
         reason = f"the interval of WER_weak - WER_strong, {span}, {holds}"
         result["gap_recovered"] = {"value": None, "reason": reason}
-    reasons = {"gap_recovered": "both arms have the same WER", "auroc": "no split or fold holds both classes"}
+    reasons = {
+        "gap_recovered": "both arms have the same WER",
+        "auroc": "no split or fold holds both classes",
+        "harm_weak": "nothing goes to the weak arm",
+        "harm_weak_by_speaker": "nothing goes to the weak arm",
+    }
     for name, reason in reasons.items():
         if result[name]["value"] is None:
             result[name] = {"value": None, "reason": result[name].get("reason", reason)}
@@ -300,15 +334,25 @@ def evaluate(
 
 def sweep(pair: Pair, scores: Array, spent: Spent) -> pd.DataFrame:
     """WER and cost at every threshold, from always-weak to always-strong."""
-    rows = []
-    for threshold in [np.inf, *np.unique(scores)[::-1]]:
-        strong = scores >= threshold
-        cost = routed_cost(pair, strong, spent)
-        errors = np.where(strong, pair.strong_errors, pair.weak_errors)
-        shares = {f"{c}_routed": cost[c].sum() / pair.strong[c].sum() for c in cost}
-        row = {"strong_share": strong.mean(), "wer_routed": errors.sum() / pair.words.sum(), **shares}
-        rows.append({"threshold": threshold, **row})
-    return pd.DataFrame(rows)
+    unique, group = np.unique(scores, return_inverse=True)
+
+    def totals(to_weak: Array, to_strong: Array) -> Array:
+        """Sums over all utterances: none to strong, then those of the highest score, of the next..."""
+        moved = np.bincount(group, weights=to_strong - to_weak, minlength=len(unique))[::-1]
+        sums: Array = to_weak.sum() + np.concatenate([[0.0], np.cumsum(moved)])
+        return sums
+
+    none = np.zeros(len(scores), dtype=bool)
+    weak, strong = routed_cost(pair, none, spent), routed_cost(pair, ~none, spent)
+    errors = totals(pair.weak_errors.astype(float), pair.strong_errors.astype(float))
+    return pd.DataFrame(
+        {
+            "threshold": [np.inf, *unique[::-1]],
+            "strong_share": totals(none.astype(float), (~none).astype(float)) / len(scores),
+            "wer_routed": errors / pair.words.sum(),
+            **{f"{c}_routed": totals(weak[c], strong[c]) / pair.strong[c].sum() for c in weak},
+        }
+    )
 
 
 def oracle_frontier(pair: Pair, currency: str) -> tuple[Array, Array]:

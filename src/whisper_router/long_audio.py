@@ -12,11 +12,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from whisper_router.audio import Audio
+from whisper_router.decision import Transcript
 from whisper_router.errors import UserError
 from whisper_router.evaluation import with_intervals
 from whisper_router.hashing import code_hash, digest
 from whisper_router.labelling import Utterance, utterances
-from whisper_router.router import Router, Transcript
+from whisper_router.router import Router
 from whisper_router.scoring import word_errors
 from whisper_router.store import ContentStore
 

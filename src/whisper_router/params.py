@@ -19,9 +19,11 @@ from whisper_router.decider.options import DeciderOptions
 from whisper_router.errors import UserError
 from whisper_router.features.options import EncoderExtractor, Extractor
 from whisper_router.files import write_text
-from whisper_router.policy.options import PolicyOptions
+from whisper_router.policy.options import MEASURED, PolicyOptions
+from whisper_router.retrain_options import GateOptions, RetrainOptions
 
 PARAMS = Path("params.yaml")
+POOLED = ("logistic", "gbt")  # deciders that read a vector of any extractor
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]  # names a file
 
 
@@ -102,7 +104,12 @@ class Params(_Strict):
     deciders: dict[Name, DeciderOptions] = Field(min_length=1)
     policies: dict[Name, PolicyOptions] = Field(min_length=1)
     router: RouterOptions
+    cost_table: str | None = Field(
+        None, pattern=r"^[\w.-]+$", description="NAME of costs/NAME.json: adds seconds and joules"
+    )
     evaluate: EvaluateOptions = EvaluateOptions()
+    gate: GateOptions = GateOptions()
+    retrain: RetrainOptions = RetrainOptions()
 
     @property
     def stored_extractors(self) -> dict[str, EncoderExtractor]:
@@ -124,13 +131,24 @@ class Params(_Strict):
                 )
         for name, decider in self.deciders.items():
             _known(f"deciders.{name}.extractor", decider.extractor, self.extractors)
-            if decider.kind != "logistic" and self.extractors[decider.extractor].kind != "encoder":
+            if decider.kind not in POOLED and self.extractors[decider.extractor].kind != "encoder":
                 raise ValueError(
                     f"deciders.{name}: kind {decider.kind} reads encoder states; "
-                    "give it an extractor of kind encoder"
+                    f"give it an extractor of kind encoder, or make it one of {', '.join(POOLED)}"
                 )
         for name, policy in self.policies.items():
             _known(f"policies.{name}.decider", policy.decider, self.deciders)
+            if policy.kind == "guarantee" and self.deciders[policy.decider].calibration == "isotonic":
+                raise ValueError(
+                    f"policies.{name}: a guarantee takes scores whose order the calibration labels cannot "
+                    f"change; set deciders.{policy.decider}.calibration to temperature or none"
+                )
+            currency = getattr(policy, "currency", None)
+            if currency in MEASURED and self.cost_table is None:
+                raise ValueError(
+                    f"policies.{name}.currency: {currency} takes a measured table; run "
+                    "`whisper-router cost --measure` and name its file in cost_table"
+                )
         _known("router.policy", self.router.policy, self.policies)
         return self
 

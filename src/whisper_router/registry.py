@@ -1,7 +1,6 @@
 """MLflow: one run and one model version for each state of the DAG, built from the stages' outputs."""
 
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,26 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
+from whisper_router import git
+from whisper_router.asr.engine import PACKAGES
 from whisper_router.asr.reference import arm_references
+from whisper_router.contest import SPEAKERS, seen_speakers
 from whisper_router.errors import UserError
 from whisper_router.files import read_json
 from whisper_router.hashing import file_sha256
 from whisper_router.params import load_params
-from whisper_router.paths import ARMS, DECIDER, METRICS, PLOTS, REPORT, ROUTER
-from whisper_router.report import DEMO_NOTE, is_demo
+from whisper_router.paths import ARMS, DECIDER, LABELS, METRICS, PLOTS, REPORT, ROUTER
+from whisper_router.promotion import MODEL, champion, move_champion, registry
+from whisper_router.report.words import DEMO_NOTE, is_demo
 from whisper_router.router import WEIGHTS
 from whisper_router.serving.signature import example, signature
-from whisper_router.serving.uri import use_registry
 
-MODEL = "whisper-router"
-CHAMPION = "champion"
 EXPERIMENT = "whisper-router"
 LOCK = Path("dvc.lock")
 SERVING = ("openai-whisper", "torch", "av", "jiwer", "numpy", "pandas", "pydantic", "safetensors",
-           "scikit-learn", "scipy", "soundfile", "tqdm", "mlflow")  # fmt: skip
+           "scikit-learn", "lightgbm", "scipy", "soundfile", "tqdm", "mlflow")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,6 @@ class Registered:
     run_id: str | None
     new: bool
     champion: bool
-
-
-def _git(*arguments: str) -> str:
-    result = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    return result.stdout.strip() if result.returncode == 0 else ""
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, str]:
@@ -83,6 +79,27 @@ def _router(embed: bool) -> Iterator[Path]:
         yield folder
 
 
+def requirements(router: Path) -> list[str]:
+    """Pins of what serving a packaged router imports, engines and all."""
+    described = read_json(router / "router.json")
+    engines = sorted({described[arm]["decode"]["engine"] for arm in ("weak", "strong")} & set(PACKAGES))
+    names = [*SERVING, *(PACKAGES[engine][0] for engine in engines)]
+    return [f"{name}=={version(name).split('+')[0]}" for name in names]
+
+
+def model_parts(router: Path) -> dict[str, Any]:
+    """What MLflow is given: the model as code with this package, the router's folder, pins, signature."""
+    package = Path(__file__).parent
+    return {
+        "python_model": str(package / "serving" / "pyfunc.py"),
+        "artifacts": {"router": str(router)},
+        "code_paths": [str(package)],
+        "signature": signature(),
+        "input_example": example(),
+        "pip_requirements": requirements(router),
+    }
+
+
 def register(alias: bool = False, embed_weights: bool = False) -> Registered:
     """Register the DAG's outputs: once for each content of dvc.lock.
 
@@ -101,8 +118,7 @@ def register(alias: bool = False, embed_weights: bool = False) -> Registered:
     for path in (LOCK, ROUTER / "router.json", METRICS / "summary.json", REPORT):
         if not path.exists():
             raise UserError(f"{path}: not there yet; run `whisper-router run` first")
-    use_registry()
-    client = MlflowClient()
+    client = registry()
     lock = file_sha256(LOCK)
     weights = "embedded" if embed_weights else "referenced"
     known = client.search_model_versions(
@@ -119,8 +135,12 @@ def register(alias: bool = False, embed_weights: bool = False) -> Registered:
         if experiment
         else client.create_experiment(EXPERIMENT, artifact_location=artifacts)
     )
-    tags = {"dvc_lock_sha256": lock, "weights": weights, "git_commit": _git("rev-parse", "HEAD") or "none"}
-    tags["git_dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
+    tags = {
+        "dvc_lock_sha256": lock,
+        "weights": weights,
+        "git_commit": git.text("rev-parse", "HEAD") or "none",
+    }
+    tags["git_dirty"] = str(bool(git.text("status", "--porcelain", "--untracked-files=no"))).lower()
     if is_demo(load_params()):
         tags["mlflow.note.content"] = DEMO_NOTE
     with (
@@ -134,18 +154,11 @@ def register(alias: bool = False, embed_weights: bool = False) -> Registered:
         )
         for path in (REPORT, LOCK, Path("params.yaml"), Path("dvc.yaml"), ARMS):
             client.log_artifact(run_id, str(path))
+        client.log_dict(run_id, {"seen": seen_speakers(pd.read_parquet(LABELS))}, SPEAKERS)
         for folder in (PLOTS, METRICS):
             client.log_artifacts(run_id, str(folder), folder.name)
-        package = Path(__file__).parent
         info = mlflow.pyfunc.log_model(
-            name="router",
-            python_model=str(package / "serving" / "pyfunc.py"),
-            artifacts={"router": str(router)},
-            code_paths=[str(package)],
-            signature=signature(),
-            input_example=example(),
-            pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in SERVING],
-            metadata={"dvc_lock_sha256": lock},
+            name="router", metadata={"dvc_lock_sha256": lock}, **model_parts(router)
         )
     created = mlflow.register_model(info.model_uri, MODEL, tags=tags)
     made = str(created.version)
@@ -154,8 +167,10 @@ def register(alias: bool = False, embed_weights: bool = False) -> Registered:
 
 def _set_alias(client: MlflowClient, model_version: str, wanted: bool) -> bool:
     """Set the alias where there is none or it is wanted; say whether it stands on this version."""
-    current = client.get_registered_model(MODEL).aliases.get(CHAMPION)
-    if wanted or current is None:
-        client.set_registered_model_alias(MODEL, CHAMPION, model_version)
+    current = champion(client)
+    if current != model_version and (wanted or current is None):
+        move_champion(
+            client, model_version, "register", "registered with --champion" if wanted else "the first"
+        )
         return True
-    return str(current) == model_version
+    return current == model_version

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,23 +11,26 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 
-from whisper_router.asr.arm import Arm
+from whisper_router.asr.arm import Arm, log_mel
 from whisper_router.asr.decoding import Hypothesis
 from whisper_router.asr.engine import Encoding
 from whisper_router.asr.load import load_arm
 from whisper_router.asr.reference import ArmReference
 from whisper_router.asr.weights import Checkpoint
-from whisper_router.audio import SAMPLE_RATE, Audio, AudioError, load_audio, windows
+from whisper_router.audio import SAMPLE_RATE, Audio, AudioError
 from whisper_router.decider.registry import Decider, decider_sha256, load_decider
+from whisper_router.decision import FORCED, Decision, Route, Segment, Spent, Transcript
 from whisper_router.errors import UserError
-from whisper_router.features.extractors import confidence, extractor_identity, pool_states
+from whisper_router.features.extractors import extract, extractor_identity
 from whisper_router.features.options import ArmName, Extractor
 from whisper_router.files import read_json
 from whisper_router.hashing import digest
 from whisper_router.policy.calibrate import Policy
+from whisper_router.recording import Source, source_windows
 from whisper_router.scoring import NORMALISER
 
 WEIGHTS = "weights"  # folder of embedded checkpoints in a router
+HELD_BATCHES = 4  # windows that are held at a time, in batches
 
 
 class RouterMismatchError(UserError):
@@ -43,6 +46,7 @@ class RouterDescription(BaseModel):
     strong: ArmReference
     extractor: Extractor
     batch_size: int
+    policy: str  # the one of policies/ that holds unless another is asked for
 
     def extractor_identity(self) -> dict[str, object]:
         """The extractor and the arm it reads."""
@@ -50,52 +54,68 @@ class RouterDescription(BaseModel):
         return extractor_identity(self.extractor, arm.spec())
 
 
-@dataclass(frozen=True)
-class Segment:
-    """One window of at most 30 s and its route."""
+@dataclass
+class _Heard:
+    """What became of a window."""
 
-    start_s: float
-    end_s: float
-    score: float
     arm: ArmName
-    model: str
-    text: str | None = None
+    score: float | None = None
+    hypothesis: Hypothesis | None = None
+    spent: list[Spent] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Decision:
-    """Which arm an utterance needs. Over several windows: the highest score, and strong if any window is."""
-
-    score: float | None
-    threshold: float
-    arm: ArmName | None
-    model: str | None
-    duration_s: float | None
-    segments: tuple[Segment, ...] = ()
-    error: str | None = None
+def _spent(arm: ArmName, hypothesis: Hypothesis) -> list[Spent]:
+    return [Spent(arm, attempt.context, attempt.tokens) for attempt in hypothesis.attempts]
 
 
-@dataclass(frozen=True)
-class Transcript(Decision):
-    """A decision and the text that came of it."""
+def _encode(arm: Arm, audios: Sequence[Audio], mels: Sequence[torch.Tensor | None]) -> Encoding:
+    """Encode a batch of one context; log-mels that are there already are used."""
+    if not any(mel is not None for mel in mels):
+        return arm.encode_audio(audios)
+    context = arm.options.context(audios[0].size)
+    made = [
+        log_mel([audio], context, arm.n_mels)[0] if mel is None else mel
+        for audio, mel in zip(audios, mels, strict=True)
+    ]
+    return arm.encode(torch.stack(made))
 
-    text: str | None = None
+
+def join(segments: Sequence[Segment], route: Route, transcribe: bool = True) -> Transcript:
+    """The windows of a recording as one."""
+    arm: ArmName = "strong" if any(segment.arm == "strong" for segment in segments) else "weak"
+    models = "+".join(dict.fromkeys(segment.model for segment in segments))
+    scores = [segment.score for segment in segments if segment.score is not None]
+    score, seconds = max(scores, default=None), segments[-1].end_s
+    text = " ".join(s.text for s in segments if s.text) if transcribe else None
+    return Transcript(score, route.threshold, arm, models, seconds, tuple(segments), None, route.policy, text)
+
+
+def _refused(error: str, route: Route) -> Transcript:
+    return Transcript(None, route.threshold, None, None, None, (), error, route.policy)
+
+
+def read_policies(folder: Path) -> dict[str, Policy]:
+    """The policies of a packaged router, by name."""
+    paths = sorted((folder / "policies").glob("*.json"))
+    return {path.stem: Policy.model_validate(read_json(path)) for path in paths}
 
 
 class Router:
     """Routes each utterance to the weak or the strong arm.
 
-    Use ``Router.load``; ``transcribe`` and ``decide`` take paths or encoded bytes.
+    Use ``Router.load``; ``transcribe`` and ``decide`` take paths, encoded bytes or decoded samples, and a
+    threshold or the name of a policy (or arm) instead of the default policy.
     """
 
     def __init__(
         self,
         description: RouterDescription,
         decider: Decider,
-        policy: Policy,
+        policies: Mapping[str, Policy],
         checkpoints: Mapping[ArmName, Checkpoint],
     ) -> None:
-        self.description, self.decider, self.policy = description, decider, policy
+        self.description, self.decider, self.policies = description, decider, policies
+        self.policy = policies[description.policy]
         self._checkpoints = checkpoints
 
     @classmethod
@@ -119,7 +139,9 @@ class Router:
             raise UserError(f"{folder} holds no router.json; run `whisper-router run` to package a router")
         try:
             description = RouterDescription.model_validate(read_json(folder / "router.json"))
-            policy = Policy.model_validate(read_json(folder / "policy.json"))
+            policies = read_policies(folder)
+            if description.policy not in policies:
+                raise UserError(f"{folder}: policies/{description.policy}.json is missing; package it again")
             decider, _ = load_decider(folder / "decider")
         except (ValidationError, SafetensorError, KeyError, RuntimeError, OSError) as error:
             raise UserError(f"{folder} is damaged; package it again: {error}") from error
@@ -130,17 +152,18 @@ class Router:
             "decider": decider_sha256(folder / "decider"),
             "normaliser": NORMALISER,
         }
-        differing = [name for name, value in found.items() if value != getattr(policy.bound, name)]
-        if differing:
-            raise RouterMismatchError(
-                f"{folder}: policy {policy.name!r} was calibrated for another {', '.join(differing)}; "
-                "run calibrate and package again"
-            )
+        for name, policy in policies.items():
+            differing = [part for part, value in found.items() if value != getattr(policy.bound, part)]
+            if differing:
+                raise RouterMismatchError(
+                    f"{folder}: policy {name!r} was calibrated for another {', '.join(differing)}; "
+                    "run calibrate and package again"
+                )
         checkpoints: dict[ArmName, Checkpoint] = {
             "weak": description.weak.checkpoint(folder / WEIGHTS / "weak.pt"),
             "strong": description.strong.checkpoint(folder / WEIGHTS / "strong.pt"),
         }
-        return cls(description, decider, policy, checkpoints)
+        return cls(description, decider, policies, checkpoints)
 
     @cached_property
     def weak(self) -> Arm:
@@ -152,107 +175,165 @@ class Router:
         """The strong arm, loaded at first use."""
         return load_arm(self._checkpoints["strong"], self.description.strong.decode)
 
-    def decide(self, audio: Sequence[str | Path | bytes], threshold: float | None = None) -> list[Decision]:
+    def _arm(self, name: ArmName) -> Arm:
+        return self.weak if name == "weak" else self.strong
+
+    def share_arms(self, other: "Router") -> None:
+        """Take over the arms that another router has loaded and that are the same."""
+        for name in FORCED:
+            ours, theirs = getattr(self.description, name), getattr(other.description, name)
+            if name in vars(other) and ours.spec() == theirs.spec():
+                vars(self)[name] = vars(other)[name]
+
+    def route(self, policy: str | None = None, threshold: float | None = None) -> Route:
+        """The route by a policy that is packaged, by an arm's name, or by a threshold of one's own.
+
+        Raises
+        ------
+        UserError
+            No such policy, a threshold that no score compares with, or both at once.
+        """
+        if threshold is not None:
+            if policy is not None:
+                raise UserError(f"policy {policy!r} and threshold {threshold}: give one of them")
+            if not math.isfinite(threshold):
+                raise UserError(
+                    f"threshold {threshold}: not a number to compare scores with; give one from 0 to 1"
+                )
+            return Route(None, threshold)
+        for arm in FORCED:
+            if policy == arm:
+                return Route(arm, None, arm)
+        if policy is None:
+            return Route(self.policy.name, self.policy.threshold)
+        if policy not in self.policies:
+            raise UserError(f"policy {policy!r} is none of {', '.join([*self.policies, *FORCED])}")
+        return Route(policy, self.policies[policy].threshold)
+
+    def decide(
+        self, audio: Sequence[Source], threshold: float | None = None, policy: str | None = None
+    ) -> list[Decision]:
         """Score each utterance without transcribing; a bad file fails its own row."""
-        limit = self._limit(threshold)
-        return [self._join(*row, limit) for row in self._run(audio, limit, transcribe=False)]
+        made = self.process(audio, [self.route(policy, threshold)] * len(audio), transcribe=False)
+        names = [field.name for field in fields(Decision)]
+        return [Decision(**{name: getattr(row, name) for name in names}) for row in made]
 
     def transcribe(
-        self, audio: Sequence[str | Path | bytes], threshold: float | None = None
+        self, audio: Sequence[Source], threshold: float | None = None, policy: str | None = None
     ) -> list[Transcript]:
         """Route and transcribe each utterance; a bad file fails its own row."""
-        limit = self._limit(threshold)
-        result = []
-        for segments, error in self._run(audio, limit, transcribe=True):
-            text = None if error else " ".join(s.text for s in segments if s.text)
-            result.append(Transcript(**vars(self._join(segments, error, limit)), text=text))
-        return result
+        return self.process(audio, [self.route(policy, threshold)] * len(audio))
 
-    def _limit(self, threshold: float | None) -> float:
-        if threshold is None:
-            return self.policy.threshold
-        if not math.isfinite(threshold):
-            raise UserError(
-                f"threshold {threshold}: not a number to compare scores with; give one from 0 to 1"
-            )
-        return threshold
-
-    def _join(self, segments: tuple[Segment, ...], error: str | None, threshold: float) -> Decision:
-        if error is not None:
-            return Decision(None, threshold, None, None, None, (), error)
-        arm: ArmName = "strong" if any(segment.arm == "strong" for segment in segments) else "weak"
-        models = list(dict.fromkeys(segment.model for segment in segments))
-        score = max(segment.score for segment in segments)
-        return Decision(score, threshold, arm, "+".join(models), segments[-1].end_s, segments)
-
-    def _run(
-        self, sources: Sequence[str | Path | bytes], threshold: float, transcribe: bool
-    ) -> list[tuple[tuple[Segment, ...], str | None]]:
-        pieces: list[Audio] = []
-        spans: list[tuple[int, slice]] = []  # source, samples
+    def process(
+        self, audio: Sequence[Source], routes: Sequence[Route], transcribe: bool = True
+    ) -> list[Transcript]:
+        """Each utterance by a route of its own; audio of any length in bounded memory."""
+        segments: list[list[Segment]] = [[] for _ in audio]
         errors: dict[int, str] = {}
-        for i, source in enumerate(sources):
+        held: list[tuple[int, int, Audio]] = []  # source, first sample, samples
+        most = HELD_BATCHES * self.description.batch_size
+
+        def hear_held() -> None:
+            windows = [(start, samples) for _, start, samples in held]
+            heard = self.hear(windows, [routes[i] for i, _, _ in held], transcribe)
+            for (i, _, _), segment in zip(held, heard, strict=True):
+                segments[i].append(segment)
+            held.clear()
+
+        for i, source in enumerate(audio):
             try:
-                audio = load_audio(source)
+                for start, samples in source_windows(source):
+                    held.append((i, start, samples))
+                    if len(held) == most:
+                        hear_held()
             except AudioError as error:
                 errors[i] = str(error)
-                continue
-            for span in windows(audio):
-                pieces.append(audio[span])
-                spans.append((i, span))
-        scores, hypotheses = self._route(pieces, threshold, transcribe)
-        segments: dict[int, list[Segment]] = {}
-        for (i, span), score, hypothesis in zip(spans, scores, hypotheses, strict=True):
-            arm: ArmName = "strong" if score >= threshold else "weak"
-            model = getattr(self.description, arm).model
-            text = hypothesis.text if transcribe and hypothesis else None
-            start, end = span.start / SAMPLE_RATE, span.stop / SAMPLE_RATE
-            segments.setdefault(i, []).append(Segment(start, end, score, arm, model, text))
-        return [(tuple(segments.get(i, ())), errors.get(i)) for i in range(len(sources))]
+                held[:] = [window for window in held if window[0] != i]
+        hear_held()
+        return [
+            _refused(errors[i], route) if i in errors else join(segments[i], route, transcribe)
+            for i, route in enumerate(routes)
+        ]
 
-    def _route(
-        self, audios: Sequence[Audio], threshold: float, transcribe: bool
-    ) -> tuple[list[float], list[Hypothesis | None]]:
-        """Scores and, where asked for, the hypothesis of the chosen arm. Nothing is encoded twice."""
-        scores = [0.0] * len(audios)
-        hypotheses: list[Hypothesis | None] = [None] * len(audios)
+    def hear(
+        self, windows: Sequence[tuple[int, Audio]], routes: Sequence[Route], transcribe: bool
+    ) -> list[Segment]:
+        """Route windows of at most 30 s, (first sample, samples) each, and transcribe them if asked to."""
+        heard = self._route([samples for _, samples in windows], routes, transcribe)
+        made = []
+        for (start, samples), one in zip(windows, heard, strict=True):
+            begin, end = start / SAMPLE_RATE, (start + samples.size) / SAMPLE_RATE
+            model = getattr(self.description, one.arm).model
+            segment = Segment(begin, end, one.score, one.arm, model, spent=tuple(one.spent))
+            if one.hypothesis is not None:
+                names = ("text", "avg_logprob", "compression_ratio", "no_speech_prob", "temperature")
+                segment = replace(segment, **{name: getattr(one.hypothesis, name) for name in names})
+            made.append(segment)
+        return made
+
+    def _route(self, audios: Sequence[Audio], routes: Sequence[Route], transcribe: bool) -> list[_Heard]:
+        """Scores, arms and, where asked for, hypotheses. Nothing is encoded twice."""
+        heard = [_Heard(route.arm or "weak") for route in routes]
         # log-mels of utterances that go to the arm that the extractor does not read
         mels: dict[int, torch.Tensor] = {}
+        scored = [i for i, route in enumerate(routes) if route.arm is None]
+        if scored:
+            self._score(scored, audios, routes, transcribe, heard, mels)
+        if not transcribe:
+            return heard
+        reads = self.description.extractor.arm
+        for name in FORCED:
+            rows = [i for i, one in enumerate(heard) if one.arm == name and one.hypothesis is None]
+            if not rows:
+                continue
+            arm = self._arm(name)
+            shared = mels if mels and arm.shares_mel(self._arm(reads)) else {}
+            for batch in arm.batches([audios[i] for i in rows], self.description.batch_size):
+                index = [rows[k] for k in batch]
+                chosen = [audios[i] for i in index]
+                encoding = _encode(arm, chosen, [shared.get(i) for i in index])
+                for i, hypothesis in zip(index, arm.decode(encoding, chosen), strict=True):
+                    heard[i].hypothesis = hypothesis
+                    heard[i].spent += _spent(name, hypothesis)
+        return heard
+
+    def _score(
+        self,
+        scored: Sequence[int],
+        audios: Sequence[Audio],
+        routes: Sequence[Route],
+        transcribe: bool,
+        heard: list[_Heard],
+        mels: dict[int, torch.Tensor],
+    ) -> None:
+        """Score rows; those that stay with the arm that the extractor reads get their hypotheses."""
         cascade = self.description.extractor.kind == "confidence"
-        reads_strong = self.description.extractor.arm == "strong"
-        first = self.strong if reads_strong else self.weak
-        for batch in first.batches(audios, self.description.batch_size):
-            chosen = [audios[i] for i in batch]
+        reads = self.description.extractor.arm
+        first = self._arm(reads)
+        for batch in first.batches([audios[i] for i in scored], self.description.batch_size):
+            index = [scored[k] for k in batch]
+            chosen = [audios[i] for i in index]
             encoding = first.encode_audio(chosen)
             made = dict(enumerate(first.decode(encoding, chosen))) if cascade else {}
-            found = self.decider.score(self._features(encoding, chosen, list(made.values())))
-            stay = [k for k in range(len(batch)) if (found[k] >= threshold) == reads_strong]
+            found = self.decider.score(self._features(encoding, chosen, made))
+            for i, score in zip(index, found, strict=True):
+                threshold = routes[i].threshold
+                heard[i].score = float(score)
+                heard[i].arm = "strong" if threshold is not None and score >= threshold else "weak"
+            stay = [k for k, i in enumerate(index) if heard[i].arm == reads]
             if transcribe and stay and not cascade:
                 decoded = first.decode(encoding.rows(stay), [chosen[k] for k in stay])
                 made = dict(zip(stay, decoded, strict=True))
-            for k, i in enumerate(batch):
-                scores[i] = float(found[k])
-                if k in stay:
-                    hypotheses[i] = made.get(k)
-                else:
+            for k, i in enumerate(index):
+                frames = first.options.context(audios[i].size)
+                heard[i].spent += _spent(reads, made[k]) if k in made else [Spent(reads, frames, None)]
+                if heard[i].arm != reads:
                     mels[i] = encoding.mel[k]
-        if transcribe and mels:
-            second = self.weak if reads_strong else self.strong
-            rest = sorted(mels)
-            for batch in second.batches([audios[i] for i in rest], self.description.batch_size):
-                chosen = [audios[rest[k]] for k in batch]
-                if second.shares_mel(first):
-                    encoding = second.encode(torch.stack([mels[rest[k]] for k in batch]))
-                else:
-                    encoding = second.encode_audio(chosen)
-                for k, hypothesis in zip(batch, second.decode(encoding, chosen), strict=True):
-                    hypotheses[rest[k]] = hypothesis
-        return scores, hypotheses
+                elif transcribe:
+                    heard[i].hypothesis = made[k]
 
     def _features(
-        self, encoding: Encoding, audios: Sequence[Audio], weak: Sequence[Hypothesis]
+        self, encoding: Encoding, audios: Sequence[Audio], weak: Mapping[int, Hypothesis]
     ) -> list[np.ndarray]:
         extractor = self.description.extractor
-        if extractor.kind == "encoder":
-            return [pool_states(encoding.states, k, audio.size, extractor) for k, audio in enumerate(audios)]
-        return [confidence(h, audio.size / SAMPLE_RATE) for h, audio in zip(weak, audios, strict=True)]
+        return [extract(extractor, audio, encoding.states, k, weak.get(k)) for k, audio in enumerate(audios)]

@@ -8,7 +8,7 @@ from whisper_router.files import read_json, read_parquet
 from whisper_router.findings import warned
 from whisper_router.params import load_params
 from whisper_router.paths import ARMS, CHECKED, LABELS, METRICS, PLOTS, REJECTED, REPORT, ROUTER
-from whisper_router.report import CHOICE_NAMES, DEMO_NOTE, is_demo, percent
+from whisper_router.report.words import CHOICE_NAMES, DEMO_NOTE, is_demo, percent
 
 
 def show_summary(console: Console) -> None:

@@ -10,11 +10,17 @@ from safetensors.numpy import load_file
 from sklearn.metrics import log_loss, roc_auc_score
 
 from whisper_router.decider.curve import draw_curve
-from whisper_router.decider.options import DeciderOptions, LogisticOptions, MlpOptions, ResnetOptions
+from whisper_router.decider.options import (
+    DeciderOptions,
+    GbtOptions,
+    LogisticOptions,
+    MlpOptions,
+    ResnetOptions,
+    TransformerOptions,
+)
 from whisper_router.decider.registry import (
     DESCRIPTION,
     KINDS,
-    WEIGHTS,
     Decider,
     decider_sha256,
     fit_decider,
@@ -29,7 +35,11 @@ from whisper_router.files import read_json
 LAYERS, WIDTH = 3, 6
 OPTIONS: dict[str, DeciderOptions] = {
     "logistic": LogisticOptions(kind="logistic", extractor="toy"),
+    "gbt": GbtOptions(kind="gbt", extractor="toy", trees=60, learning_rate=0.1, min_in_leaf=5),
     "mlp": MlpOptions(kind="mlp", extractor="toy", epochs=15, hidden=16, learning_rate=0.01),
+    "transformer": TransformerOptions(
+        kind="transformer", extractor="toy", width=8, heads=2, blocks=1, epochs=12, learning_rate=0.01
+    ),
     "resnet": ResnetOptions(
         kind="resnet",
         extractor="toy",
@@ -41,7 +51,7 @@ OPTIONS: dict[str, DeciderOptions] = {
     ),
 }
 IDENTITY: dict[str, object] = {"options": {"kind": "encoder"}}
-STORED = {"logistic": 0, "mlp": 0, "resnet": 3 * 2 * (2 * 12 + 1)}  # means, variances and counts of the norms
+STORED = {"resnet": 3 * 2 * (2 * 12 + 1)}  # means, variances and counts of the norms
 Data = tuple[list[np.ndarray], np.ndarray]
 
 
@@ -124,7 +134,7 @@ def test_a_reloaded_decider_gives_equal_scores(trained, tmp_path):
         "extractor": IDENTITY,
         "parameters": trained.decider.parameters,
     }
-    assert sorted(path.name for path in folder.iterdir()) == sorted([DESCRIPTION, WEIGHTS])
+    assert sorted(path.name for path in folder.iterdir()) == sorted([DESCRIPTION, trained.decider.FILE])
 
 
 def test_a_score_does_not_depend_on_batch_mates_or_their_order(trained):
@@ -143,7 +153,7 @@ def test_two_fits_with_the_same_seed_give_equal_weights(trained, data, tmp_path,
     second = saved(Trained(trained.options, *again), tmp_path / "second")
     assert again[1] == trained.curve
     assert decider_sha256(first) == decider_sha256(second)
-    assert (first / WEIGHTS).read_bytes() == (second / WEIGHTS).read_bytes()
+    assert (first / trained.decider.FILE).read_bytes() == (second / trained.decider.FILE).read_bytes()
 
 
 def test_a_decider_is_always_written_as_the_same_bytes(trained, tmp_path):
@@ -192,6 +202,8 @@ def test_the_best_point_is_kept_when_later_ones_only_learn_the_training_set_by_h
 def test_the_curve_says_what_was_tried(trained):
     if trained.options.kind == "logistic":
         assert [point["c"] for point in trained.curve] == list(trained.options.c)
+    elif trained.options.kind == "gbt":
+        assert [point["trees"] for point in trained.curve] == list(range(10, trained.options.trees + 1, 10))
     else:
         assert [point["epoch"] for point in trained.curve] == list(range(1, len(trained.curve) + 1))
         assert len(trained.curve) <= trained.options.epochs
@@ -207,9 +219,13 @@ def test_the_curve_is_drawn_alike_each_time(trained, tmp_path):
 
 
 def test_parameters_are_the_numbers_that_are_stored(trained, tmp_path):
-    arrays = load_file(saved(trained, tmp_path / "d") / WEIGHTS)
-    stored = sum(array.size for array in arrays.values())
-    assert trained.decider.parameters == stored - STORED[trained.options.kind]
+    file = saved(trained, tmp_path / "d") / trained.decider.FILE
+    if trained.options.kind == "gbt":
+        leaves = [int(line[11:]) for line in file.read_text().splitlines() if line.startswith("num_leaves=")]
+        stored = sum(2 * count - 1 for count in leaves)
+    else:
+        stored = sum(array.size for array in load_file(file).values())
+    assert trained.decider.parameters == stored - STORED.get(trained.options.kind, 0)
 
 
 def test_longer_utterances_cost_more(trained):
@@ -241,7 +257,8 @@ def test_the_decider_s_hash_sees_weights_and_description(trained, tmp_path):
     before = decider_sha256(folder)
     (folder / DESCRIPTION).write_text((folder / DESCRIPTION).read_text() + " ")
     described = decider_sha256(folder)
-    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-1] + b"\x07")
+    file = folder / trained.decider.FILE
+    file.write_bytes(file.read_bytes()[:-1] + b"\x07")
     assert len({before, described, decider_sha256(folder)}) == 3
 
 
@@ -254,8 +271,8 @@ def test_a_broken_description_is_refused_by_name(trained, tmp_path):
 
 def test_weights_hold_no_pickle(trained, tmp_path):
     folder = saved(trained, tmp_path / "d")
-    header = (folder / WEIGHTS).read_bytes()[8:]
-    assert header.startswith(b"{")
+    content = (folder / trained.decider.FILE).read_bytes()
+    assert content.startswith(b"tree\n") if trained.options.kind == "gbt" else content[8:9] == b"{"
     assert read_json(folder / DESCRIPTION)["options"]["kind"] == trained.options.kind
 
 

@@ -8,14 +8,15 @@ from hypothesis import strategies as st
 
 from whisper_router.asr.decoding import Attempt, Hypothesis
 from whisper_router.features.extractors import (
-    CONFIDENCE_NAMES,
-    confidence,
+    extract,
     extractor_identity,
     extractor_key,
     feature_frames,
     pool_states,
 )
-from whisper_router.features.options import ConfidenceExtractor, EncoderExtractor
+from whisper_router.features.hypothesis import CONFIDENCE_NAMES, confidence
+from whisper_router.features.options import ConfidenceExtractor, EncoderExtractor, SignalExtractor
+from whisper_router.router import Router
 
 FRAME = 320  # samples of an encoder frame
 CUT = EncoderExtractor(kind="encoder")
@@ -117,24 +118,45 @@ def test_confidence_is_what_its_names_say():
     found = confidence(hypothesis(*logprobs), 2.0)
     assert found.shape == (1, len(CONFIDENCE_NAMES))
     assert found.dtype == np.float32
-    assert by_name(found) == pytest.approx(
-        {
-            "avg_logprob": -0.4,
-            "min_logprob": -2.0,
-            "low_logprob": -0.4 - 0.6 * 1.6,  # 0.1 of the way through four gaps, from the lowest
-            "mean_entropy": 2.5,
-            "max_entropy": 4.5,
-            "mean_margin": 1.0,
-            "min_margin": -1.0,
-            "compression_ratio": 1.2,
-            "no_speech_prob": 0.01,
-            "log_tokens": np.log(6),
-            "tokens_per_s": 2.5,
-            "log_duration": np.log(2),
-            "temperature": 0.2,
-            "attempts": 2,
-        }
-    )
+    named = by_name(found)
+    expected = {
+        "avg_logprob": -0.4,
+        "min_logprob": -2.0,
+        "low_logprob": -0.4 - 0.6 * 1.6,  # 0.1 of the way through four gaps, from the lowest
+        "std_logprob": np.std(logprobs),
+        "low3_logprob": -2.7 / 3,
+        "low5_logprob": -3.0 / 5,
+        "low8_logprob": -3.0 / 8,  # too short a text is filled up with sure tokens
+        "log_sum": np.log(4),
+        "log_saturated_sum": np.log(3),
+        "log_doubt": np.log1p(5 - np.exp(logprobs).sum()),
+        "log_count_0.2": np.log(4),
+        "log_count_0.3": np.log(3),
+        "log_count_0.5": np.log(2),
+        "log_count_0.7": np.log(2),
+        "mean_entropy": 2.5,
+        "max_entropy": 4.5,
+        "log_sum_entropy": np.log(13.5),
+        "log_count_entropy": np.log(5),
+        "high3_entropy": 3.5,
+        "high5_entropy": 2.5,
+        "high8_entropy": 12.5 / 8,
+        "mean_margin": 1.0,
+        "min_margin": -1.0,
+        "low3_margin": 0.0,
+        "low5_margin": 1.0,
+        "low8_margin": (5 + 30) / 8,
+        "compression_ratio": 1.2,
+        "no_speech_prob": 0.01,
+        "log_tokens": np.log(6),
+        "tokens_per_s": 2.5,
+        "tokens_per_word": 2.5,
+        "log_duration": np.log(2),
+        "temperature": 0.2,
+        "attempts": 2,
+    }
+    assert set(named) == set(expected)
+    assert named == pytest.approx(expected, abs=1e-5)
 
 
 def test_an_empty_hypothesis_has_finite_confidence():
@@ -183,3 +205,24 @@ def test_an_extractor_s_key_differs_with_each_option():
 )
 def test_states_are_stored_where_they_are_pooled_or_where_it_is_asked_for(pool, stored, wanted):
     assert extractor(pool=pool, stored=stored).is_stored is wanted
+
+
+def test_each_kind_of_extractor_reads_what_it_is_said_to_read(clips):
+    read = {
+        "encoder": (CUT, {"states": states(2, 60), "row": 1}),
+        "signal": (SignalExtractor(kind="signal"), {}),
+        "confidence": (ConfidenceExtractor(kind="confidence"), {"hypothesis": hypothesis(-0.1, -0.2)}),
+    }
+    for options, reads in read.values():
+        assert np.isfinite(extract(options, clips[0], **reads)).all()
+    with pytest.raises(TypeError, match="the weak arm's hypothesis"):
+        extract(ConfidenceExtractor(kind="confidence"), clips[0])
+
+
+def test_a_router_decides_on_the_signal_that_featurize_writes(package_router, clips, wav, tmp_path):
+    router = Router.load(package_router(tmp_path / "router", "signal"))
+    features = [extract(SignalExtractor(kind="signal"), clip) for clip in clips]
+    decided = router.decide([wav(clip) for clip in clips])
+    assert [row.score for row in decided] == router.decider.score(features).tolist()
+    assert len({row.arm for row in decided}) == 2
+    assert all(row.text for row in router.transcribe([wav(clip) for clip in clips]))

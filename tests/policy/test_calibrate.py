@@ -11,10 +11,8 @@ from whisper_router.policy.calibrate import (
     Bound,
     Calibration,
     Policy,
-    choose_threshold,
     share_threshold,
 )
-from whisper_router.policy.options import FixedOptions, StrongShareOptions
 
 SCORES = st.one_of(
     st.lists(st.integers(0, 1_000_000), min_size=1, max_size=60),
@@ -79,14 +77,6 @@ def test_decimal_shares_are_not_rounded_down():
         assert (scores >= share_threshold(scores, percent / 100)).sum() == percent
 
 
-def test_a_policy_s_options_choose_its_threshold_and_target():
-    scores = np.array([0.1, 0.2, 0.6, 0.9])
-    fixed = FixedOptions(kind="fixed", decider="d", threshold=0.35)
-    shared = StrongShareOptions(kind="strong_share", decider="d", share=0.25)
-    assert choose_threshold(fixed, scores) == (0.35, 0.35)
-    assert choose_threshold(shared, scores) == (pytest.approx(0.75), 0.25)
-
-
 def test_a_policy_comes_back_from_json_and_refuses_unknown_parts():
     policy = Policy(
         name="half",
@@ -101,6 +91,6 @@ def test_a_policy_comes_back_from_json_and_refuses_unknown_parts():
             weak_arm="a", strong_arm="b", extractor="c", decider="d", normaliser="e", calibration_set="f"
         ),
     )
-    assert Policy.model_validate_json(policy.model_dump_json()) == policy
+    assert Policy.model_validate_json(policy.to_json()) == policy
     with pytest.raises(ValidationError, match="surprise"):
         Policy.model_validate({**policy.model_dump(), "surprise": 1})

@@ -29,7 +29,7 @@ def draw_curve(path: Path, title: str, curve: Sequence[dict[str, float]], monito
         axes.set_xlabel("c (inverse regularisation)")
     else:
         axes.set_xlabel(x_name)
-    axes.set_ylabel("binary cross-entropy (nats)")
+    axes.set_ylabel("loss of the objective")
     axes.set_title(title)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,71 +1,67 @@
-"""Logistic regression, trained by scikit-learn, stored as arrays."""
+"""Logistic regression, or ridge regression of the gain, trained by scikit-learn, stored as arrays."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
-from scipy.special import expit
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
+from whisper_router.decider.objectives import loss, to_scores
 from whisper_router.decider.options import SCORE_DECIMALS, LogisticOptions
+from whisper_router.decider.pooling import all_vectors, pooling_macs, vectors
 from whisper_router.decider.training import Examples
 from whisper_router.errors import UserError
 
-CHUNK = 256
-
-
-def _vectors(features: Sequence[np.ndarray]) -> np.ndarray:
-    return np.stack([feature.astype(np.float64).mean(axis=0).ravel() for feature in features])
-
-
-def _means(examples: Examples) -> np.ndarray:
-    """Mean features of all utterances; a few hundred of whole features are in memory at once."""
-    ids = examples.ids
-    parts = [ids[i : i + CHUNK] for i in range(0, len(ids), CHUNK)]
-    return np.concatenate([_vectors(examples.reader.batch(part)) for part in parts])
-
 
 class LogisticDecider:
-    """Probability that the strong arm is needed, from the mean feature of an utterance."""
+    """Score that the strong arm is needed, linear in the pooled feature of an utterance."""
 
-    def __init__(self, weight: np.ndarray, bias: float) -> None:
+    FILE = "weights.safetensors"
+
+    def __init__(self, weight: np.ndarray, bias: float, options: LogisticOptions) -> None:
         self.weight, self.bias = weight, bias  # (width,), on raw features: the scaler is folded in
+        self.options = options
 
     @classmethod
     def fit(
         cls, options: LogisticOptions, train: Examples, dev: Examples, title: str
     ) -> tuple["LogisticDecider", list[dict[str, float]]]:
         """Train one model for each ``c``, keep the one with the lowest dev loss; return it and the curve."""
-        x, y = _means(train), train.labels
-        x_dev, y_dev = _means(dev), dev.labels
+        x, x_dev = all_vectors(train, options), all_vectors(dev, options)
+        (y, sizes), (y_dev, sizes_dev) = (part.targets(options) for part in (train, dev))
         scaler = StandardScaler().fit(x)
         curve, best, best_loss = [], None, np.inf
         for c in options.c:
-            model = LogisticRegression(C=c, max_iter=2000).fit(scaler.transform(x), y)
+            if options.objective == "regression":
+                model = Ridge(1 / c).fit(scaler.transform(x), y, sizes)
+            elif len(set(y.tolist())) < 2:
+                raise UserError(f"{title}: no utterance is above the margin {options.margin}; lower it")
+            else:
+                model = LogisticRegression(C=c, max_iter=2000).fit(scaler.transform(x), y, sizes)
+            outputs = [scaler.transform(data) @ np.ravel(model.coef_) for data in (x, x_dev)]
+            bias = float(np.ravel(model.intercept_)[0])
             losses = [
-                float(log_loss(labels, model.predict_proba(scaler.transform(data))[:, 1], labels=[0, 1]))
-                for data, labels in ((x, y), (x_dev, y_dev))
+                loss(options.objective, made + bias, target, weights)
+                for made, target, weights in zip(outputs, (y, y_dev), (sizes, sizes_dev), strict=True)
             ]
             curve.append({"c": c, "train_loss": round(losses[0], 6), "dev_loss": round(losses[1], 6)})
             if losses[1] < best_loss:
-                best, best_loss = model, losses[1]
+                best, best_loss = (np.ravel(model.coef_), bias), losses[1]
         if best is None:
             raise UserError(f"{title}: no c gave a finite dev loss: the features are not finite")
-        weight = best.coef_[0] / scaler.scale_
-        return cls(weight, float(best.intercept_[0] - weight @ scaler.mean_)), curve
+        weight = best[0] / scaler.scale_
+        return cls(weight, float(best[1] - weight @ scaler.mean_), options), curve
 
     def score(self, features: Sequence[np.ndarray]) -> np.ndarray:
         """Scores in [0, 1] to 6 decimals, one an utterance, each independent of the others."""
-        logits = [vector @ self.weight + self.bias for vector in _vectors(features)]
-        scores: np.ndarray = expit(np.array(logits))
-        return np.round(scores, SCORE_DECIMALS)
+        logits = [vector @ self.weight + self.bias for vector in vectors(features, self.options)]
+        return np.round(to_scores(np.array(logits)), SCORE_DECIMALS)
 
     def macs(self, frames: int) -> int:
         """Multiply-accumulates for an utterance of that many feature frames."""
-        return (frames + 1) * self.weight.size
+        return pooling_macs(self.weight.size, frames, self.options) + self.weight.size
 
     def paper_macs(self, frames: int) -> int:
         """Those of the linear layer alone."""
@@ -84,4 +80,4 @@ class LogisticDecider:
     def load(cls, path: Path, options: LogisticOptions) -> "LogisticDecider":
         """Read the weights."""
         arrays = load_file(path)
-        return cls(arrays["weight"], float(arrays["bias"][0]))
+        return cls(arrays["weight"], float(arrays["bias"][0]), options)

@@ -10,30 +10,34 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from whisper_router.decider.mlp import PooledMlp
-from whisper_router.decider.options import SCORE_DECIMALS, MlpOptions, ResnetOptions
+from whisper_router.decider.options import SCORE_DECIMALS, NetworkOptions
 from whisper_router.decider.resnet import LayerResnet
 from whisper_router.decider.training import Examples, fit_network, pad, training_key
+from whisper_router.decider.transformer import FrameTransformer
 from whisper_router.store import ContentStore
 
-Network = PooledMlp | LayerResnet
-Options = MlpOptions | ResnetOptions
+Network = PooledMlp | LayerResnet | FrameTransformer
 
 
-def _build(options: Options, layers: int, width: int) -> Network:
+def _build(options: NetworkOptions, layers: int, width: int) -> Network:
     if options.kind == "mlp":
         return PooledMlp(options, layers, width)
+    if options.kind == "transformer":
+        return FrameTransformer(options, layers, width)
     return LayerResnet(options, layers, width)
 
 
 class NetworkDecider:
-    """Probability that the strong arm is needed, from encoder states of shape (frames, layers, width)."""
+    """Score that the strong arm is needed, from encoder states of shape (frames, layers, width)."""
+
+    FILE = "weights.safetensors"
 
     def __init__(self, network: Network, layers: int, width: int) -> None:
         self.network, self.layers, self.width = network.eval(), layers, width
 
     @classmethod
     def fit(
-        cls, options: Options, train: Examples, dev: Examples, title: str
+        cls, options: NetworkOptions, train: Examples, dev: Examples, title: str
     ) -> tuple["NetworkDecider", list[dict[str, float]]]:
         """Train; return the decider of the best epoch and the curve. A killed training goes on."""
         _, layers, width = train.reader.batch(train.ids[:1])[0].shape
@@ -67,7 +71,7 @@ class NetworkDecider:
         save_file(self.network.state_dict(), path, metadata={"shape": shape})
 
     @classmethod
-    def load(cls, path: Path, options: Options) -> "NetworkDecider":
+    def load(cls, path: Path, options: NetworkOptions) -> "NetworkDecider":
         """Read the weights."""
         with safe_open(path, framework="pt") as file:
             layers, width = json.loads(file.metadata()["shape"])

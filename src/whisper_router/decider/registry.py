@@ -1,10 +1,15 @@
 """Deciders by kind, and the folder that holds a trained one."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import TypeAdapter
 
+from whisper_router.decider.calibration import Calibration, fit_calibration
+from whisper_router.decider.gbt import GbtDecider
 from whisper_router.decider.logistic import LogisticDecider
 from whisper_router.decider.network import NetworkDecider
 from whisper_router.decider.options import DeciderOptions
@@ -13,21 +18,51 @@ from whisper_router.errors import UserError
 from whisper_router.files import read_json, write_json
 from whisper_router.hashing import digest, file_sha256
 
-Decider = LogisticDecider | NetworkDecider
+Uncalibrated = LogisticDecider | GbtDecider | NetworkDecider
 
-KINDS: dict[str, type[LogisticDecider] | type[NetworkDecider]] = {
+KINDS: dict[str, type[LogisticDecider] | type[GbtDecider] | type[NetworkDecider]] = {
     "logistic": LogisticDecider,
+    "gbt": GbtDecider,
     "mlp": NetworkDecider,
     "resnet": NetworkDecider,
+    "transformer": NetworkDecider,
 }
-WEIGHTS, DESCRIPTION = "weights.safetensors", "decider.json"
+DESCRIPTION = "decider.json"
+
+
+@dataclass(frozen=True)
+class CalibratedDecider:
+    """A decider whose scores are mapped to probabilities."""
+
+    raw: Uncalibrated
+    calibration: Calibration
+
+    def score(self, features: Sequence[np.ndarray]) -> np.ndarray:
+        """Probabilities that the strong arm is needed, to 6 decimals."""
+        return self.calibration.apply(self.raw.score(features))
+
+    def macs(self, frames: int) -> int:
+        """The decider's own."""
+        return self.raw.macs(frames)
+
+    def paper_macs(self, frames: int) -> int:
+        """The decider's own."""
+        return self.raw.paper_macs(frames)
+
+    @property
+    def parameters(self) -> int:
+        """The decider's own."""
+        return self.raw.parameters
+
+
+Decider = Uncalibrated | CalibratedDecider
 
 _OPTIONS: TypeAdapter[DeciderOptions] = TypeAdapter(DeciderOptions)
 
 
 def fit_decider(
     options: DeciderOptions, train: Examples, dev: Examples, title: str
-) -> tuple[Decider, list[dict[str, float]]]:
+) -> tuple[Uncalibrated, list[dict[str, float]]]:
     """Train a decider; return it and its training curve.
 
     Raises
@@ -42,8 +77,17 @@ def fit_decider(
         raise UserError(
             f"{title}: the train split holds one class only ({len(train.ids)} utterances); add data"
         )
-    made: tuple[Decider, list[dict[str, float]]] = KINDS[options.kind].fit(options, train, dev, title)  # type: ignore[arg-type]
+    made: tuple[Uncalibrated, list[dict[str, float]]] = KINDS[options.kind].fit(options, train, dev, title)  # type: ignore[arg-type]
     return made
+
+
+def calibrated(decider: Uncalibrated, options: DeciderOptions, held_out: Examples) -> Decider:
+    """The decider with its probability calibration, fitted on utterances that it has not learnt from."""
+    if options.calibration == "none" or not len(held_out.ids):
+        return decider
+    scores = decider.score(held_out.reader.batch(held_out.ids))
+    calibration = fit_calibration(options.calibration, scores, held_out.labels)
+    return decider if calibration is None else CalibratedDecider(decider, calibration)
 
 
 def save_decider(
@@ -51,12 +95,15 @@ def save_decider(
 ) -> None:
     """Write weights and description; ``extractor`` is the identity of the features it was trained on."""
     folder.mkdir(parents=True, exist_ok=True)
-    decider.save(folder / WEIGHTS)
-    description = {
+    description: dict[str, object] = {
         "options": options.model_dump(mode="json"),
         "extractor": extractor,
         "parameters": decider.parameters,
     }
+    if isinstance(decider, CalibratedDecider):
+        description["calibration"] = decider.calibration.model_dump(mode="json")
+        decider = decider.raw
+    decider.save(folder / decider.FILE)
     write_json(folder / DESCRIPTION, description)
 
 
@@ -65,9 +112,13 @@ def load_decider(folder: Path) -> tuple[Decider, dict[str, Any]]:
     description = read_json(folder / DESCRIPTION)
     options = _OPTIONS.validate_python(description["options"])
     kind = KINDS[options.kind]
-    return kind.load(folder / WEIGHTS, options), description  # type: ignore[arg-type]
+    decider: Uncalibrated = kind.load(folder / kind.FILE, options)  # type: ignore[arg-type]
+    if "calibration" not in description:
+        return decider, description
+    return CalibratedDecider(decider, Calibration.model_validate(description["calibration"])), description
 
 
 def decider_sha256(folder: Path) -> str:
     """Hash of weights and description."""
-    return digest([file_sha256(folder / WEIGHTS), file_sha256(folder / DESCRIPTION)])
+    kind = KINDS[read_json(folder / DESCRIPTION)["options"]["kind"]]
+    return digest([file_sha256(folder / kind.FILE), file_sha256(folder / DESCRIPTION)])

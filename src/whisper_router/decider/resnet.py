@@ -64,7 +64,7 @@ class ResidualBlock(nn.Module):
 
 
 class LayerResnet(nn.Module):
-    """Layer weights from uniform(0, 1) without softmax, residual blocks, mean over all frames, logit.
+    """Layer weights from uniform(0, 1), by default raw, residual blocks, mean over all frames, logit.
 
     Features of unequal length are padded and masked, so no score depends on its batch-mates. Paper's sizes:
     1,905,422 parameters on Small's 13 states of width 768, 0.89 GMACs at 1500 frames.
@@ -72,7 +72,8 @@ class LayerResnet(nn.Module):
 
     def __init__(self, options: ResnetOptions, layers: int, width: int) -> None:
         super().__init__()
-        self.layer_weights = nn.Parameter(torch.rand(layers))
+        self.softmax = options.layer_weights == "softmax"
+        self.layer_weights = nn.Parameter(torch.zeros(layers) if self.softmax else torch.rand(layers))
         inputs = [width] + [options.channels] * (len(options.strides) - 1)
         self.blocks = nn.ModuleList(
             ResidualBlock(size, options.channels, stride)
@@ -86,7 +87,8 @@ class LayerResnet(nn.Module):
 
     def forward(self, states: Tensor, lengths: Tensor) -> Tensor:
         """Logits (batch,) from states (batch, frames, layers, width) and lengths (batch,)."""
-        x: Tensor = _LayerSum.apply(self.layer_weights, states).transpose(1, 2).contiguous()  # type: ignore[no-untyped-call]  # (batch, width, frames)
+        weights = self.layer_weights.softmax(0) if self.softmax else self.layer_weights
+        x: Tensor = _LayerSum.apply(weights, states).transpose(1, 2).contiguous()  # type: ignore[no-untyped-call]  # (batch, width, frames)
         masked = bool((lengths < states.shape[1]).any())
         for block in self._residual:
             lengths = (lengths - 1) // block.stride + 1

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from whisper_router.asr.engine import VERSIONS
-from whisper_router.decider.options import TrainingOptions
+from whisper_router.decider.objectives import targets
+from whisper_router.decider.options import LearningOptions, TrainingOptions
 from whisper_router.errors import UserError
 from whisper_router.features.live import Reader
 from whisper_router.hashing import code_hash, digest
@@ -30,11 +31,15 @@ class Examples:
     reader: Reader
     ids: Sequence[str]
     labels: np.ndarray  # (utterances,), 0 or 1
+    gains: np.ndarray | None = None  # (utterances,), errors of the weak arm less those of the strong
 
-    def load(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """States (batch, frames, layers, width) in float16, lengths (batch,), labels (batch,)."""
-        states, lengths = pad(self.reader.batch([self.ids[i] for i in rows]))
-        return states, lengths, torch.tensor(self.labels[list(rows)], dtype=torch.float32)
+    def targets(self, options: LearningOptions) -> tuple[np.ndarray, np.ndarray]:
+        """Target and weight of each utterance for the options' objective."""
+        return targets(options.objective, options.margin, self.labels, self.gains)
+
+    def load(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """States (batch, frames, layers, width) in float16, lengths (batch,)."""
+        return pad(self.reader.batch([self.ids[i] for i in rows]))
 
 
 def pad(features: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
@@ -46,8 +51,8 @@ def pad(features: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(states), torch.tensor(lengths)
 
 
-def batches(examples: Examples, plan: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The planned batches; each is read while the one before is computed."""
+def batches(examples: Examples, plan: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """States and lengths of the planned batches; each is read while the one before is computed."""
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(examples.load, plan[0])
         for rows in plan[1:]:
@@ -84,6 +89,7 @@ def training_key(options: TrainingOptions, train: Examples, dev: Examples) -> st
         {
             "features": [part.reader.sha256(id_) for id_ in part.ids],
             "labels": part.labels.tolist(),
+            "gains": None if part.gains is None else part.gains.tolist(),
             "extractor": part.reader.extractor,
         }
         for part in (train, dev)
@@ -92,18 +98,31 @@ def training_key(options: TrainingOptions, train: Examples, dev: Examples) -> st
     return digest([options.model_dump(mode="json"), parts, code, VERSIONS, torch.get_num_threads()])
 
 
+def _loss(options: TrainingOptions, outputs: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean squared error of a regression, else binary cross-entropy of logits."""
+    each = (
+        (outputs - target) ** 2
+        if options.objective == "regression"
+        else F.binary_cross_entropy_with_logits(outputs, target, reduction="none")
+    )
+    return (each * weight).mean()
+
+
 @torch.inference_mode()
-def _validate(network: nn.Module, dev: Examples, size: int, shift: float) -> tuple[float, float]:
-    """Binary cross-entropy and share of wrong decisions at 0.5, of logits less ``shift``."""
+def _validate(
+    network: nn.Module, options: TrainingOptions, dev: Examples, shift: float
+) -> tuple[float, float]:
+    """The objective's loss and share of wrong decisions at 0.5, of logits less ``shift``."""
     network.eval()
-    rows = range(len(dev.ids))
-    logits, labels = [], []
-    for states, lengths, target in batches(dev, [rows[i : i + size] for i in rows[::size]]):
-        logits.append(network(states, lengths) - shift)
-        labels.append(target)
-    logit, label = torch.cat(logits), torch.cat(labels)
-    loss = float(F.binary_cross_entropy_with_logits(logit, label))
-    return loss, float(((logit > 0) != (label == 1)).float().mean())
+    rows, size = range(len(dev.ids)), options.batch_size
+    made = [
+        network(states, lengths) - shift
+        for states, lengths in batches(dev, [rows[i : i + size] for i in rows[::size]])
+    ]
+    output = torch.cat(made)
+    target, weight = (torch.tensor(part, dtype=torch.float32) for part in dev.targets(options))
+    wanted = target > (0 if options.objective == "regression" else 0.5)
+    return float(_loss(options, output, target, weight)), float(((output > 0) != wanted).float().mean())
 
 
 def plan_epoch(rows: Sequence[int], size: int) -> list[list[int]]:
@@ -122,7 +141,7 @@ def best_point(curve: Sequence[dict[str, float]], monitor: str) -> int:
 def fit_network(
     network: nn.Module, options: TrainingOptions, train: Examples, dev: Examples, state_path: Path, title: str
 ) -> list[dict[str, float]]:
-    """Train a network in place on the binary cross-entropy and keep its best epoch.
+    """Train a network in place on the options' objective and keep its best epoch.
 
     A run that was killed goes on after its last whole epoch, with an equal result.
 
@@ -148,7 +167,8 @@ def fit_network(
         network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
     )
     shuffle = torch.Generator().manual_seed(options.seed)
-    weight = class_weight(options, train.labels)
+    target, each = (torch.tensor(part, dtype=torch.float32) for part in train.targets(options))
+    weight = 1.0 if options.objective == "regression" else class_weight(options, target.numpy())
     shift = math.log(weight)  # weighting adds it to the log-odds; taken off, scores are probabilities again
     curve: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
@@ -171,20 +191,23 @@ def fit_network(
         total, step = 0.0, len(curve) * per_epoch
         first_rate = learning_rate(options, step, steps)
         rows = torch.randperm(len(train.ids), generator=shuffle).tolist()
-        for states, lengths, target in batches(train, plan_epoch(rows, size)):
+        plan = plan_epoch(rows, size)
+        for part, (states, lengths) in zip(plan, batches(train, plan), strict=True):
+            wanted, counts = target[part], each[part]
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(options, step, steps)
             with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16"):
                 logits = network(states, lengths)
-            loss = F.binary_cross_entropy_with_logits(logits.float(), target, pos_weight=torch.tensor(weight))
+            classes = torch.where(wanted > 0.5, weight, 1.0)
+            loss = _loss(options, logits.float(), wanted, counts * classes)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-            unweighted = F.binary_cross_entropy_with_logits(logits.detach().float() - shift, target)
-            total += unweighted.item() * len(target)
+            unweighted = _loss(options, logits.detach().float() - shift, wanted, counts)
+            total += unweighted.item() * len(part)
             step += 1
             bar.update()
-        dev_loss, dev_error = _validate(network, dev, size, shift)
+        dev_loss, dev_error = _validate(network, options, dev, shift)
         point = {"train_loss": total / len(rows), "dev_loss": dev_loss, "dev_error": dev_error}
         if not all(map(math.isfinite, point.values())):
             raise UserError(

@@ -1,6 +1,6 @@
-"""What a decider sees of an utterance: an arm's encoder, or the weak arm's finished hypothesis."""
+"""What a decider sees of an utterance: an arm's encoder, the weak arm's hypothesis, or the sound itself."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -9,25 +9,11 @@ from torch import Tensor
 
 from whisper_router.asr.decoding import Hypothesis
 from whisper_router.asr.options import SAMPLES_PER_FRAME
+from whisper_router.audio import SAMPLE_RATE, Audio
+from whisper_router.features.hypothesis import confidence
 from whisper_router.features.options import EncoderExtractor, Extractor
+from whisper_router.features.signal import signal_statistics
 from whisper_router.hashing import code_hash, digest
-
-CONFIDENCE_NAMES = (
-    "avg_logprob",
-    "min_logprob",
-    "low_logprob",
-    "mean_entropy",
-    "max_entropy",
-    "mean_margin",
-    "min_margin",
-    "compression_ratio",
-    "no_speech_prob",
-    "log_tokens",
-    "tokens_per_s",
-    "log_duration",
-    "temperature",
-    "attempts",
-)
 
 
 def extractor_identity(options: Extractor, arm: Mapping[str, object]) -> dict[str, object]:
@@ -72,25 +58,28 @@ def pool_states(states: list[Tensor], row: int, samples: int, options: EncoderEx
     return np.ascontiguousarray(stacked.half().numpy())
 
 
-def confidence(hypothesis: Hypothesis, duration_s: float) -> np.ndarray:
-    """The numbers of ``CONFIDENCE_NAMES`` for one utterance, shape (1, 14), float32."""
-    logprob = np.array(hypothesis.token_logprob or (hypothesis.avg_logprob,))
-    entropy = np.array(hypothesis.token_entropy or (0.0,))
-    margin = np.array(hypothesis.token_margin or (0.0,))
-    values = (
-        hypothesis.avg_logprob,
-        logprob.min(),
-        np.quantile(logprob, 0.1),
-        entropy.mean(),
-        entropy.max(),
-        margin.mean(),
-        margin.min(),
-        hypothesis.compression_ratio,
-        hypothesis.no_speech_prob,
-        np.log1p(hypothesis.tokens),
-        hypothesis.tokens / duration_s,
-        np.log(duration_s),
-        hypothesis.temperature,
-        len(hypothesis.attempts),
-    )
-    return np.array([values], dtype=np.float32)
+def extract(
+    options: Extractor,
+    audio: Audio,
+    states: Sequence[Tensor] = (),
+    row: int = 0,
+    hypothesis: Hypothesis | None = None,
+) -> np.ndarray:
+    """One utterance's feature, from whatever of its audio, encoding and weak hypothesis the extractor reads.
+
+    Parameters
+    ----------
+    audio : ndarray
+        Shape (samples,).
+    states : sequence of Tensor
+        The hidden states of a batch, each (batch, frames, width); this utterance is their ``row``.
+    hypothesis : Hypothesis, optional
+        The weak arm's.
+    """
+    if options.kind == "encoder":
+        return pool_states(list(states), row, audio.size, options)
+    if options.kind == "signal":
+        return signal_statistics(audio)
+    if hypothesis is None:
+        raise TypeError("the extractor confidence reads the weak arm's hypothesis")
+    return confidence(hypothesis, audio.size / SAMPLE_RATE)

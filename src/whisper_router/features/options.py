@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 ArmName = Literal["weak", "strong"]
+Reads = Literal["weak_encoder", "strong_encoder", "weak"]
 
 
 class EncoderExtractor(BaseModel):
@@ -26,6 +27,11 @@ class EncoderExtractor(BaseModel):
         """Whether featurize writes the states, or whoever reads them encodes the audio."""
         return self.pool > 1 if self.stored is None else self.stored
 
+    @property
+    def reads(self) -> Reads:
+        """What is paid before the decision."""
+        return "weak_encoder" if self.arm == "weak" else "strong_encoder"
+
     def identity(self) -> dict[str, Any]:
         """What shapes a feature."""
         return self.model_dump(mode="json", exclude={"stored"})
@@ -43,9 +49,36 @@ class ConfidenceExtractor(BaseModel):
         """The arm that it reads."""
         return "weak"
 
+    @property
+    def reads(self) -> Reads:
+        """What is paid before the decision: the whole weak arm."""
+        return "weak"
+
     def identity(self) -> dict[str, Any]:
         """What shapes a feature."""
         return self.model_dump(mode="json")
 
 
-Extractor = Annotated[EncoderExtractor | ConfidenceExtractor, Field(discriminator="kind")]
+class SignalExtractor(BaseModel):
+    """Statistics of the sound itself: what any decider must beat."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["signal"]
+
+    @property
+    def arm(self) -> ArmName:
+        """The arm whose encoder the router has run by the time it decides."""
+        return "weak"
+
+    @property
+    def reads(self) -> Reads:
+        """What is paid before the decision."""
+        return "weak_encoder"
+
+    def identity(self) -> dict[str, Any]:
+        """What shapes a feature."""
+        return self.model_dump(mode="json")
+
+
+Extractor = Annotated[EncoderExtractor | ConfidenceExtractor | SignalExtractor, Field(discriminator="kind")]

@@ -5,15 +5,15 @@ import math
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from whisper_router.policy.options import PolicyOptions
-
 NEVER_STRONG = 1.000001  # above any score
 
 
-class Bound(BaseModel):
-    """Hashes of the parts that a policy holds for."""
-
+class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Bound(_Part):
+    """Hashes of the parts that a policy holds for."""
 
     weak_arm: str
     strong_arm: str
@@ -21,12 +21,28 @@ class Bound(BaseModel):
     decider: str
     normaliser: str
     calibration_set: str
+    cost_table: str | None = None  # where the threshold was chosen by seconds or joules
 
 
-class Calibration(BaseModel):
+class Figure(_Part):
+    """A figure with its 95 % interval over speakers, or why it has none."""
+
+    value: float | None = None
+    interval: tuple[float, float] | str | None = None
+    reason: str | None = None
+
+
+class Expected(_Part):
+    """What a threshold does on the calibration split."""
+
+    threshold: float
+    strong_share: float
+    wer_routed: float
+    saving_macs: float
+
+
+class Calibration(_Part):
     """What the threshold does on the calibration split."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     utterances: int
     speakers: int
@@ -34,20 +50,52 @@ class Calibration(BaseModel):
     wer_weak: float
     wer_strong: float
     wer_routed: float
+    figures: dict[str, Figure] = {}
+    sweep: tuple[Expected, ...] = ()  # other thresholds, from none to all to the strong arm
 
 
-class Policy(BaseModel):
+class Promise(_Part):
+    """What a guarantee says of new data, or why it says nothing."""
+
+    holds: bool  # False: too few calibration data; everything goes to the strong arm
+    says: str
+    assumes: str
+    risk: str
+    alpha: float
+    delta: float | None = None
+    tau: float | None = None
+    unit: str
+    observed: float  # the risk on the calibration split
+    bound: float | None = None  # its upper bound at confidence 1 - delta, where utterances are the unit
+    units: int  # utterances or speakers
+    least_units: int  # fewer can promise nothing, even if nothing goes wrong
+    would_suffice: int | None = (
+        None  # units that promise something at the rate seen; None: the rate is too high
+    )
+
+
+class Policy(_Part):
     """Strong iff score >= threshold."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     decider: str
     kind: str
     target: float
+    figure: str = "threshold"  # what the target is about
+    meaning: str = ""
     threshold: float
     calibration: Calibration
+    promise: Promise | None = None
     bound: Bound
+
+    def to_json(self) -> str:
+        """The text of policy/<name>.json."""
+        return self.model_dump_json(indent=2, exclude_none=True) + "\n"
+
+    def expects(self, threshold: float) -> Expected | None:
+        """What was seen on the calibration split at the nearest threshold that was kept."""
+        rows = self.calibration.sweep
+        return min(rows, key=lambda row: abs(row.threshold - threshold)) if rows else None
 
 
 def share_threshold(scores: np.ndarray, share: float) -> float:
@@ -56,16 +104,14 @@ def share_threshold(scores: np.ndarray, share: float) -> float:
     strong = math.floor(share * len(ordered) + 1e-9)
     while 0 < strong < len(ordered) and ordered[strong] == ordered[strong - 1]:
         strong -= 1
+    return threshold_after(ordered, strong)
+
+
+def threshold_after(ordered: np.ndarray, strong: int) -> float:
+    """A threshold that sends the first ``strong`` of scores in descending order to the strong arm."""
     if strong == 0:
         return NEVER_STRONG
     if strong == len(ordered):
         return 0.0
     middle = float((ordered[strong - 1] + ordered[strong]) / 2)
     return middle if middle > ordered[strong] else float(ordered[strong - 1])
-
-
-def choose_threshold(options: PolicyOptions, scores: np.ndarray) -> tuple[float, float]:
-    """The threshold and the target it was chosen for."""
-    if options.kind == "fixed":
-        return options.threshold, options.threshold
-    return share_threshold(scores, options.share), options.share

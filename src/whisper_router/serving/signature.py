@@ -6,24 +6,33 @@ import numpy as np
 import pandas as pd
 import soundfile
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, Schema
+from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 from whisper_router.audio import SAMPLE_RATE
+
+OUTPUTS = {
+    "text": "string",
+    "model": "string",
+    "score": "double",
+    "threshold": "double",
+    "duration_s": "double",
+    "segments": "string",
+    "error": "string",
+}
+PARAMS: dict[str, tuple[str, object]] = {  # an empty text is a parameter left out
+    "threshold": ("double", None),
+    "policy": ("string", ""),
+    "language": ("string", ""),
+    "response_format": ("string", "text"),
+    "decide_only": ("boolean", False),
+}
 
 
 def signature() -> ModelSignature:
     """One binary column in: encoded audio. A row an utterance out."""
-    inputs = Schema([ColSpec("binary", "audio")])
-    outputs = Schema(
-        [
-            ColSpec("string", "text", required=False),
-            ColSpec("string", "model", required=False),
-            ColSpec("double", "score", required=False),
-            ColSpec("double", "threshold"),
-            ColSpec("string", "error", required=False),
-        ]
-    )
-    return ModelSignature(inputs=inputs, outputs=outputs)
+    outputs = Schema([ColSpec(kind, name, required=False) for name, kind in OUTPUTS.items()])
+    params = ParamSchema([ParamSpec(name, kind, default) for name, (kind, default) in PARAMS.items()])
+    return ModelSignature(Schema([ColSpec("binary", "audio")]), outputs, params)
 
 
 def example() -> pd.DataFrame:

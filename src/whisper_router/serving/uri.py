@@ -5,6 +5,7 @@ from pathlib import Path
 
 import mlflow
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.utils.models import get_model_name_and_version
 
 from whisper_router.errors import UserError
 
@@ -34,3 +35,21 @@ def router_folder(uri: str) -> Path:
             f"{uri} is not in the registry {tracking}: {error}; run `whisper-router register`"
         ) from error
     return folder / "artifacts" / "router"
+
+
+def model_version(uri: str) -> tuple[str, str]:
+    """The version that a ``models:/`` URI stands for now, and the URI of just that version.
+
+    Raises
+    ------
+    UserError
+        There is no such model, version or alias.
+    """
+    tracking = use_registry()
+    try:
+        found = get_model_name_and_version(mlflow.MlflowClient(), uri)  # type: ignore[no-untyped-call]
+    except MlflowException as error:
+        raise UserError(
+            f"{uri} is not in the registry {tracking}: {error}; run `whisper-router register`"
+        ) from error
+    return str(found[-1]), "models:/" + "/".join(map(str, found))

@@ -1,0 +1,127 @@
+"""retrain: new audio -> the DAG -> a registered version -> the gate -> the champion.
+
+    python -m flows.retrain                          # once, now
+    python -m flows.retrain --serve --cron "0 3 * * *"   # on this machine, by schedule, until stopped
+
+With a Prefect server and a process work pool: prefect.yaml.
+"""
+
+import argparse
+import os
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas import State
+from prefect.states import Completed
+
+from flows.stage import main
+from whisper_router import environment, git, retraining
+from whisper_router.files import read_json
+from whisper_router.gate import Verdict
+from whisper_router.params import Params, load_params
+from whisper_router.paths import METRICS
+from whisper_router.promotion import registry
+from whisper_router.registry import register
+from whisper_router.run import prefect_server
+
+
+@task(name="take-in", cache_policy=NO_CACHE)
+def take_in(params: Params) -> None:
+    """New audio of the drop folder into its corpus."""
+    taken = retraining.take_in(params, params.retrain)
+    print(f"retrain: {len(taken)} new batches{': ' if taken else ''}{', '.join(taken)}")
+
+
+@task(name="stage", task_run_name="{stage}", cache_policy=NO_CACHE)
+def run_stage(stage: str) -> State[None]:
+    """One stage of the DAG through DVC; shown as cached where nothing ran."""
+    ran = retraining.run_stage(stage)
+    return Completed() if ran else Completed(name="Cached", message="up to date by dvc.lock")
+
+
+@task(name="commit-and-push", cache_policy=NO_CACHE)
+def commit_and_push(params: Params) -> str | None:
+    """dvc.lock on a branch of its own, data on the DVC remote."""
+    tracked = retraining.track(params, params.retrain)
+    branch = retraining.commit_lock(tracked)
+    if branch is not None:
+        print(f"retrain: {branch}: {retraining.push(params.retrain)}")
+    return branch
+
+
+@task(name="register", cache_policy=NO_CACHE)
+def register_version() -> str:
+    """The router as a version of the registry, once for each dvc.lock."""
+    made = register()
+    print(f"retrain: version {made.version} {'registered' if made.new else 'was registered before'}")
+    return made.version
+
+
+@task(name="gate", cache_policy=NO_CACHE)
+def gate(version: str, params: Params) -> list[Verdict]:
+    """Champion and challenger on the same test utterances."""
+    verdicts = retraining.apply_gate(registry(), version, params.gate)
+    for verdict in verdicts:
+        print(f"retrain: gate: {verdict.rule} {'passed' if verdict.passed else 'FAILED'}: {verdict.detail}")
+    return verdicts
+
+
+@task(name="finish", cache_policy=NO_CACHE)
+def finish(version: str, verdicts: list[Verdict], trunk: str, params: Params) -> None:
+    """Move the alias and merge, or go back; tell the webhook."""
+    passed = all(verdict.passed for verdict in verdicts)
+    told = retraining.outcome(version, verdicts, trunk)
+    retraining.finish(registry(), version, passed, trunk)
+    retraining.notify(registry(), version, told, params.retrain)
+    print(f"retrain: version {version} {'serves' if passed else 'does not serve'}")
+
+
+def _markdown(version: str, verdicts: list[Verdict]) -> str:
+    figures = read_json(METRICS / "summary.json")
+    rows = [f"| {name} | {value} |" for name, value in figures.items()]
+    rules = [f"| {v.rule} | {'passed' if v.passed else '**failed**'} | {v.detail} |" for v in verdicts]
+    lines = [f"## Version {version}", "", "| rule | verdict | figures |", "|---|---|---|", *rules, ""]
+    return "\n".join([*lines, "| figure of the test split | value |", "|---|---|", *rows])
+
+
+@flow(name="retrain", validate_parameters=False)
+def retrain() -> None:
+    """One retraining; the same command goes on with one that was killed."""
+    environment.prepare()
+    params = load_params()
+    with retraining.alone():
+        trunk = params.retrain.branch
+        going_on = git.text("branch", "--show-current").startswith(retraining.BRANCH)
+        if not going_on:
+            take_in(params)
+        for stage in retraining.stages():
+            run_stage(stage)
+        branch = commit_and_push(params)
+        if branch is None:
+            print("retrain: nothing new: dvc.lock is that of the last commit, no version is registered")
+            return
+        version = register_version()
+        verdicts = gate(version, params)
+        create_markdown_artifact(
+            _markdown(version, verdicts), key="retrain", description=f"version {version}"
+        )
+        finish(version, verdicts, trunk, params)
+
+
+def _command() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--serve", action="store_true", help="stay and run by schedule")
+    parser.add_argument("--cron", default="0 3 * * *", help="with --serve (default: every night at 3)")
+    arguments = parser.parse_args()
+    environment.prepare()
+    with prefect_server() as url:
+        os.environ["PREFECT_API_URL"] = url
+        if arguments.serve:
+            retrain.serve(name="retrain", cron=arguments.cron)
+        else:
+            main(retrain)
+
+
+if __name__ == "__main__":
+    _command()

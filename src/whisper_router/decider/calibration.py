@@ -1,0 +1,96 @@
+"""Probability calibration: scores that are probabilities, fitted on the calibration split."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from matplotlib.figure import Figure
+from pydantic import BaseModel, ConfigDict
+from scipy.special import expit, logit
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
+
+from whisper_router.decider.options import SCORE_DECIMALS, CalibrationKind
+
+EDGE = 10.0**-SCORE_DECIMALS  # scores of 0 and 1 have no log-odds
+BINS = 10
+
+
+class Calibration(BaseModel):
+    """A map from scores to probabilities that never turns their order round."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["temperature", "isotonic"]
+    x: tuple[float, ...]  # temperature: its slope; isotonic: scores
+    y: tuple[float, ...]  # temperature: the shift of the log-odds; isotonic: probabilities at those scores
+
+    def apply(self, scores: np.ndarray) -> np.ndarray:
+        """Probabilities to 6 decimals."""
+        if self.kind == "temperature":
+            made = expit(self.x[0] * logit(np.clip(scores, EDGE, 1 - EDGE)) + self.y[0])
+        else:
+            made = np.interp(scores, self.x, self.y)
+        rounded: np.ndarray = np.round(made, SCORE_DECIMALS)
+        return rounded
+
+
+def fit_calibration(kind: CalibrationKind, scores: np.ndarray, labels: np.ndarray) -> Calibration | None:
+    """Fit on scores (utterances,) that the decider gives to utterances that it has not learnt from.
+
+    ``temperature`` is Guo et al. 2017 with a shift (Platt 1999): two numbers, order kept. ``isotonic`` is
+    free in form and joins neighbours. None where there is nothing to fit: one class, or scores that order the
+    labels the wrong way.
+    """
+    if kind == "none" or len(set(labels.tolist())) < 2:
+        return None
+    if kind == "isotonic":
+        fitted = IsotonicRegression(y_min=0, y_max=1).fit(scores, labels)
+        x, y = fitted.X_thresholds_, fitted.y_thresholds_
+        return Calibration(kind=kind, x=_plain(x), y=_plain(y))
+    odds = logit(np.clip(scores, EDGE, 1 - EDGE))[:, None]
+    model = LogisticRegression(C=1e4).fit(odds, labels)
+    slope = float(model.coef_[0, 0])
+    if slope <= 0:
+        return None
+    return Calibration(kind=kind, x=_plain([slope]), y=_plain(model.intercept_))
+
+
+def _plain(values: np.ndarray | list[float]) -> tuple[float, ...]:
+    return tuple(round(float(value), 9) for value in values)
+
+
+def reliability(scores: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
+    """Mean score, share of positives and count in bins of as many utterances each, lowest scores first."""
+    parts = np.array_split(np.argsort(scores, kind="stable"), min(BINS, max(1, len(scores))))
+    return [
+        {
+            "score": round(float(scores[rows].mean()), 6),
+            "positive": round(float(labels[rows].mean()), 6),
+            "utterances": len(rows),
+        }
+        for rows in parts
+        if len(rows)
+    ]
+
+
+def expected_calibration_error(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Mean distance of score and share of positives over the bins of `reliability`."""
+    bins = reliability(scores, labels)
+    gaps = [abs(part["score"] - part["positive"]) * part["utterances"] for part in bins]
+    return round(sum(gaps) / len(scores), 6) if len(scores) else float("nan")
+
+
+def draw_reliability(path: Path, title: str, lines: dict[str, list[dict[str, float]]]) -> None:
+    """Chart share of positives over score, a line a set of bins."""
+    figure = Figure(figsize=(5, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], ":", color="#999999", label="calibrated")
+    for name, bins in lines.items():
+        axes.plot([part["score"] for part in bins], [part["positive"] for part in bins], "o-", label=name)
+    axes.set_xlabel("score")
+    axes.set_ylabel("share that needs the strong arm")
+    axes.set_title(title)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)

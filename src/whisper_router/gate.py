@@ -1,0 +1,119 @@
+"""Whether a challenger may serve: rules of params.yaml, each with a verdict and the figures behind it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from whisper_router.contest import Performance
+from whisper_router.evaluation import MIN_SPEAKERS, speaker_weights
+from whisper_router.retrain_options import GateOptions
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One rule's answer."""
+
+    rule: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Champion and challenger on the same utterances; arrays have the shape (utterances,)."""
+
+    champion: Performance
+    challenger: Performance
+    speakers: np.ndarray  # numbers from 0 on
+    words: np.ndarray
+    weak_errors: np.ndarray  # of today's labels
+    strong_errors: np.ndarray
+    macs: tuple[np.ndarray, np.ndarray] | None  # of champion and challenger; None: not of today's arms
+    slices: pd.DataFrame  # a column a slicing
+
+
+def _interval(values: np.ndarray, low: float = 0.025) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    return (
+        (float(np.quantile(finite, low)), float(np.quantile(finite, 1 - low))) if finite.size else (0.0, 0.0)
+    )
+
+
+def _span(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:+.2%} to {interval[1]:+.2%}"
+
+
+def improvement(contest: Contest, options: GateOptions) -> Verdict:
+    """More of the gap recovered, or the same WER for less; both by a paired bootstrap over speakers."""
+    n = len(np.unique(contest.speakers))
+    if n < MIN_SPEAKERS:
+        return Verdict("improvement", False, f"{n} test speakers, a judgement takes {MIN_SPEAKERS}")
+    weights = np.vstack(
+        [np.ones((1, len(contest.words))), speaker_weights(contest.speakers, options.resamples, 0)]
+    )
+    words = weights @ contest.words
+    gain = weights @ (contest.champion.errors - contest.challenger.errors) / words
+    gap = weights @ (contest.weak_errors - contest.strong_errors) / words
+    before, after = (side.errors.sum() / words[0] for side in (contest.champion, contest.challenger))
+    fewer = _interval(gain[1:])
+    said = f"WER {before:.2%} -> {after:.2%}, lower by {gain[0]:.2%} ({_span(fewer)})"
+    if _interval(gap[1:])[0] > 0:
+        recovered = gain[0] / gap[0]
+        if recovered >= options.min_gap_gain and fewer[0] > 0:
+            return Verdict("improvement", True, f"{said}: recovers {recovered:.1%} more of the gap")
+        said += f", {recovered:+.1%} of the gap"
+    else:
+        said += ", no clear gap between the arms"
+    if contest.macs is None:
+        return Verdict(
+            "improvement", False, f"{said}; costs are not compared: the champion's arms are others"
+        )
+    spent = [weights @ side for side in contest.macs]
+    saving = 1 - spent[1] / spent[0]
+    least = _interval(saving[1:])
+    said += f"; saves {saving[0]:.1%} of its macs ({_span(least)})"
+    equal = fewer[0] >= -options.wer_tolerance
+    if equal and saving[0] >= options.min_saving and least[0] > 0:
+        return Verdict("improvement", True, f"{said} at equal WER")
+    wanted = f"wanted {options.min_gap_gain:.1%} of the gap, or {options.min_saving:.1%} saved at equal WER"
+    return Verdict("improvement", False, f"{said}; {wanted}")
+
+
+def slices(contest: Contest, options: GateOptions) -> Verdict:
+    """No slice with enough words lost more than allowed."""
+    lost, judged = [], 0
+    for column in contest.slices:
+        for value, rows in contest.slices.groupby(column).indices.items():
+            words = contest.words[rows].sum()
+            if words < options.min_slice_words:
+                continue
+            judged += 1
+            rise = (contest.challenger.errors[rows].sum() - contest.champion.errors[rows].sum()) / words
+            if rise > options.max_slice_loss:
+                lost.append((rise, f"{column} {value}: WER up by {rise:.2%} on {words} words"))
+    if lost:
+        return Verdict("slices", False, max(lost)[1] + f"; allowed {options.max_slice_loss:.2%}")
+    return Verdict("slices", True, f"none of {judged} slices rose by more than {options.max_slice_loss:.2%}")
+
+
+def latency(contest: Contest, options: GateOptions) -> Verdict:
+    """Median seconds an utterance, one at a time."""
+    before, after = (float(np.median(side.seconds)) for side in (contest.champion, contest.challenger))
+    said = f"median {before:.2f} -> {after:.2f} s an utterance, {after / before:.2f} times"
+    return Verdict("latency", after <= before * options.max_latency_ratio, said)
+
+
+def size(size_bytes: int, options: GateOptions) -> Verdict:
+    """Bytes of the packaged router."""
+    megabytes = size_bytes / 1e6
+    said = f"{megabytes:.1f} MB, allowed {options.max_size_mb:g} MB"
+    return Verdict("size", megabytes <= options.max_size_mb, said)
+
+
+def judge(contest: Contest, options: GateOptions) -> Iterator[Verdict]:
+    """The rules that take both models' transcripts."""
+    yield improvement(contest, options)
+    yield slices(contest, options)
+    yield latency(contest, options)

@@ -1,0 +1,93 @@
+"""How figures are named and written."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from whisper_router.cost import CURRENCIES
+from whisper_router.cost_table import MEASURED
+from whisper_router.params import Params
+
+CURRENCY_LABEL = {
+    "macs": "cached decoder, all products counted, real contexts and retries",
+    "macs_paper": "the paper's count: beam 8, no cache, no attention products, 30 s",
+    **MEASURED,
+}
+CHOICES = ("weak", "strong", "routed", "random", "oracle", "posthoc")
+CHOICE_NAMES = {
+    "weak": "always weak",
+    "strong": "always strong",
+    "routed": "routed",
+    "random": "random at the same share",
+    "oracle": "oracle",
+    "posthoc": "post-hoc (decode with both)",
+}
+FIGURE_NAMES = {
+    "threshold": "threshold",
+    "strong_share": "share sent to strong",
+    "wer_routed": "WER",
+    "wer_rise": "WER above always-strong's",
+    "harm_all": "sent to weak and worse, of all",
+    "harm_weak": "worse, of those sent to weak",
+    "mean_loss": "mean WER lost by going to weak",
+    **{f"{currency}_routed": f"cost in {currency}" for currency in CURRENCY_LABEL},
+}
+FIGURE_NAMES |= {
+    f"{name}_by_speaker": f"{FIGURE_NAMES[name]}, each speaker the same"
+    for name in ("harm_all", "harm_weak", "mean_loss")
+}
+KIND_NAMES = {
+    "fixed": "fixed threshold",
+    "strong_share": "share to strong",
+    "cost_budget": "cost budget",
+    "wer_budget": "WER budget",
+    "best_wer": "best WER",
+    "guarantee": "guarantee",
+}
+
+DEMO_NOTE = "Synthetic speech: these figures demonstrate the plumbing, not the quality of a router."
+
+
+def is_demo(params: Params) -> bool:
+    """Whether any figure comes from synthetic speech."""
+    return any(corpus.kind == "demo" for corpus in params.ingest.corpora)
+
+
+def currencies_of(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """The currencies that metrics speak of, and what they count."""
+    found = {**CURRENCIES, **MEASURED}
+    return {name: meaning for name, meaning in found.items() if f"{name}_routed" in metrics}
+
+
+def summary(metrics: Mapping[str, Any], verified: int) -> dict[str, Any]:
+    """The figures that fit a screen and a `dvc metrics diff`."""
+    names = (
+        "accuracy",
+        "auroc",
+        "gap_recovered",
+        *(f"wer_{choice}" for choice in CHOICES),
+        "wer_rise",
+        "harm_all",
+        "strong_share",
+        *(f"saving_{currency}" for currency in currencies_of(metrics)),
+    )
+    return {
+        **metrics["counts"],
+        **{name: metrics[name]["value"] for name in names},
+        "verified_with_router": verified,
+    }
+
+
+def parts(figure: Mapping[str, Any], digits: int = 1) -> tuple[str, str]:
+    """A figure, and its interval (empty where it has none or no width) or why there is no figure."""
+    if figure["value"] is None:
+        return "none", str(figure.get("reason", "not defined"))
+    interval = figure.get("interval")
+    if not isinstance(interval, list | tuple) or interval[0] == interval[1]:
+        return f"{figure['value']:.{digits}%}", ""
+    return f"{figure['value']:.{digits}%}", f"({interval[0]:.{digits}%} to {interval[1]:.{digits}%})"
+
+
+def percent(figure: Mapping[str, Any], digits: int = 1) -> str:
+    """A figure with its interval, or why there is none."""
+    value, beside = parts(figure, digits)
+    return f"{value}{':' if figure['value'] is None else ''} {beside}".strip()

@@ -1,0 +1,38 @@
+"""What params.yaml says about retraining and its gate; no stage of the DAG reads it."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class GateOptions(BaseModel):
+    """What a challenger has to show, paired with the champion on the same test utterances."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min_gap_gain: float = Field(
+        0.02, ge=0, description="share of WER_weak - WER_strong that it recovers more"
+    )
+    min_saving: float = Field(0.02, ge=0, lt=1, description="or: share of the champion's cost that it saves")
+    wer_tolerance: float = Field(0.005, ge=0, description="rise of WER that counts as equal, for the saving")
+    max_slice_loss: float = Field(0.03, ge=0, description="rise of WER that no slice may show")
+    min_slice_words: int = Field(200, ge=1, description="slices with fewer words are not judged")
+    max_latency_ratio: float = Field(
+        1.25, gt=0, description="median seconds an utterance over the champion's"
+    )
+    max_size_mb: float = Field(100, gt=0, description="the packaged router, without referenced checkpoints")
+    resamples: int = Field(2000, ge=100)
+
+
+class RetrainOptions(BaseModel):
+    """Where new audio comes from and who is told."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    drop: str | None = Field(None, description="folder; each folder in it with a metadata table is a batch")
+    corpus: str | None = Field(
+        None, description="audiofolder corpus of params.yaml that batches are added to"
+    )
+    remote: str | None = Field(
+        None, description="DVC remote that data is pushed to; null: the default, if any"
+    )
+    branch: str = Field("main", description="the branch that a version which passed is merged into")
+    webhook: str | None = Field(None, pattern=r"^https?://", description="gets a JSON of the outcome by POST")

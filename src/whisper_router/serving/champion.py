@@ -1,0 +1,103 @@
+"""The router that is served, and its successor once the registry or the folder holds another."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from whisper_router.errors import UserError
+from whisper_router.hashing import folder_sha256
+from whisper_router.router import Router
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A router with both arms loaded, and which version it is."""
+
+    router: Router
+    version: str
+
+
+class Champion:
+    """Serves a router and watches its source.
+
+    Requests keep the router that they began with: a swap loses none.
+
+    Parameters
+    ----------
+    source : str
+        A packaged folder, or ``models:/name@alias``.
+    reload_s : float
+        How often the source is looked at; 0: only when woken.
+    on_reload : callable
+        Told ``"swapped"`` or ``"failed"``.
+    """
+
+    def __init__(
+        self, source: str, reload_s: float = 0, on_reload: Callable[[str], None] = lambda result: None
+    ) -> None:
+        self._source, self._reload_s, self._on_reload = source, reload_s, on_reload
+        version, place = self._newest()
+        self.current = self._load(version, place, None)
+        self._refused: str | None = None
+        self._woken, self._stopping = threading.Event(), False
+        self._thread = threading.Thread(target=self._watch, name="champion", daemon=True)
+        self._thread.start()
+
+    def _newest(self) -> tuple[str, str]:
+        """Version of what the source holds now, and where to load it from."""
+        if self._source.startswith("models:/"):
+            from whisper_router.serving.uri import model_version
+
+            return model_version(self._source)
+        folder = Path(self._source)
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; `whisper-router run` packages a router")
+        return folder_sha256(folder)[:12], str(folder)
+
+    @staticmethod
+    def _load(version: str, place: str, before: Served | None) -> Served:
+        router = Router.load(place)
+        if before is not None:
+            router.share_arms(before.router)
+        _ = router.weak, router.strong
+        return Served(router, version)
+
+    def wake(self) -> None:
+        """Look at the source now."""
+        self._woken.set()
+
+    def stop(self) -> None:
+        """Stop watching."""
+        self._stopping = True
+        self._woken.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            woken = self._woken.wait(self._reload_s or None)
+            self._woken.clear()
+            if self._stopping:
+                return
+            if woken:
+                self._refused = None
+            try:
+                self._refresh()
+            except Exception as error:
+                self._on_reload("failed")
+                logger.warning("the router stays at version %s: %s", self.current.version, error)
+
+    def _refresh(self) -> None:
+        version, place = self._newest()
+        if version in (self.current.version, self._refused):
+            return
+        try:
+            self.current = self._load(version, place, self.current)
+        except Exception:
+            self._refused = version  # and is not loaded again and again
+            raise
+        self._on_reload("swapped")
+        logger.warning("the router is now version %s", version)

@@ -1,0 +1,44 @@
+"""What a route cost in multiply-accumulates, beside sending everything to the strong arm."""
+
+from typing import Any
+
+from whisper_router.cost import Dims, arm_macs, encoder_macs
+from whisper_router.decision import Decision, Segment, Spent
+from whisper_router.features.options import ArmName
+from whisper_router.router import Router
+
+
+def _macs(dims: Dims, spent: list[Spent]) -> int:
+    decoded = [(work.frames, work.tokens) for work in spent if work.tokens is not None]
+    encoded = [encoder_macs(dims, work.frames) for work in spent if work.tokens is None]
+    return arm_macs(dims, decoded) + sum(encoded)
+
+
+def _always_strong(segment: Segment, dims: dict[ArmName, Dims], frames: int) -> int:
+    """Measured where the strong arm ran; else as if it had needed the weak arm's tokens, in one attempt."""
+    strong = [work for work in segment.spent if work.arm == "strong" and work.tokens is not None]
+    if strong:
+        return _macs(dims["strong"], strong)
+    tokens = [work.tokens for work in segment.spent if work.tokens is not None][-1]
+    return arm_macs(dims["strong"], [(frames, tokens - dims["weak"].prompt + dims["strong"].prompt)])
+
+
+def savings(router: Router, made: Decision) -> dict[str, Any]:
+    """Cost of a transcript in MACs, beside always-strong's on the same audio.
+
+    The decider's own products, a thousandth of an encoder's, are left out; both arms must be loaded.
+    """
+    dims: dict[ArmName, Dims] = {"weak": Dims(**router.weak.sizes), "strong": Dims(**router.strong.sizes)}
+    routed = strong = 0
+    for segment in made.segments:
+        samples = round((segment.end_s - segment.start_s) * 16_000)
+        for arm in dims:
+            routed += _macs(dims[arm], [work for work in segment.spent if work.arm == arm])
+        strong += _always_strong(segment, dims, router.description.strong.decode.context(samples))
+    return {
+        "currency": "macs",
+        "routed": routed,
+        "always_strong": strong,
+        "saved": round(1 - routed / strong, 4) if strong else 0.0,
+        "estimated": any(segment.arm == "weak" for segment in made.segments),
+    }

@@ -1,0 +1,30 @@
+"""The HTTP service over a router of tiny random Whispers."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from whisper_router.serving.app import create_app
+from whisper_router.serving.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def serving(routers: dict[str, Path]) -> Callable[..., AbstractContextManager[TestClient]]:
+    """Starts the application on a router, with settings of one's own."""
+
+    @contextmanager
+    def start(kind: str = "confidence", **settings: object) -> Iterator[TestClient]:
+        chosen = Settings(**{"router": str(routers[kind]), "workers": 2, "reload_s": 0} | settings)
+        with TestClient(create_app(chosen), raise_server_exceptions=False) as client:
+            yield client
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def client(serving: Callable[..., AbstractContextManager[TestClient]]) -> Iterator[TestClient]:
+    with serving() as made:
+        yield made

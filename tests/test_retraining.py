@@ -1,0 +1,254 @@
+"""The steps of a retraining that need no training: drop folder, branches, gate, alias, webhook."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from whisper_router import git, retraining
+from whisper_router.contest import ContestError
+from whisper_router.errors import UserError
+from whisper_router.gate import Verdict
+from whisper_router.params import Params
+from whisper_router.promotion import MODEL, champion, move_champion, registry
+from whisper_router.retrain_options import GateOptions, RetrainOptions
+
+GOOD, BAD = Verdict("size", True, "small"), Verdict("slices", False, "corpus calls: WER up by 9.00%")
+
+
+def params(root: Path) -> Params:
+    return Params.model_validate(
+        {
+            "ingest": {
+                "root": str(root),
+                "corpora": [
+                    {"name": "calls", "kind": "audiofolder", "path": "calls"},
+                    {"name": "talks", "kind": "table", "path": "talks.csv"},
+                ],
+            },
+            "extractors": {"confidence": {"kind": "confidence"}},
+            "deciders": {"cascade": {"kind": "logistic", "extractor": "confidence"}},
+            "policies": {"half": {"kind": "strong_share", "decider": "cascade", "share": 0.5}},
+            "router": {"policy": "half"},
+        }
+    )
+
+
+def batch(folder: Path, metadata: str = "metadata.csv") -> Path:
+    folder.mkdir(parents=True)
+    (folder / metadata).write_text("file_name,text\na.wav,hello\n")
+    (folder / "a.wav").write_bytes(b"sound")
+    return folder
+
+
+def test_complete_batches_move_and_others_stay(tmp_path):
+    drop, root = tmp_path / "drop", tmp_path / "corpora"
+    batch(drop / "monday")
+    batch(drop / "tuesday", "metadata.jsonl")
+    batch(drop / ".wednesday")
+    (drop / "notes").mkdir()
+    options = RetrainOptions(drop=str(drop), corpus="calls")
+    assert retraining.take_in(params(root), options) == ["monday", "tuesday"]
+    assert (root / "calls/monday/a.wav").read_bytes() == b"sound"
+    assert sorted(path.name for path in drop.iterdir()) == [".wednesday", "notes"]
+    assert retraining.take_in(params(root), options) == []
+
+
+def test_a_batch_of_a_known_name_gets_another(tmp_path):
+    drop, root = tmp_path / "drop", tmp_path / "corpora"
+    batch(root / "calls" / "monday")
+    batch(drop / "monday")
+    options = RetrainOptions(drop=str(drop), corpus="calls")
+    assert retraining.take_in(params(root), options) == ["monday-2"]
+    assert (root / "calls/monday/a.wav").is_file()
+
+
+@pytest.mark.parametrize("corpus", [None, "talks", "nobody"])
+def test_batches_need_a_corpus_to_go_to(tmp_path, corpus):
+    batch(tmp_path / "drop" / "monday")
+    options = RetrainOptions(drop=str(tmp_path / "drop"), corpus=corpus)
+    with pytest.raises(UserError, match=f"retrain.corpus: {corpus!r} is not a corpus of kind audiofolder"):
+        retraining.take_in(params(tmp_path), options)
+    assert (tmp_path / "drop/monday/a.wav").is_file()
+
+
+def test_two_retrainings_do_not_run_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    with retraining.alone(), pytest.raises(UserError, match="another retraining"), retraining.alone():
+        pass
+    with retraining.alone():
+        pass
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch) -> Path:
+    """A repository on main with a dvc.lock and a registry beside."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    for name in ("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"):
+        monkeypatch.setenv(name, "test")
+    for name in ("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"):
+        monkeypatch.setenv(name, "test@example.org")
+    Path("dvc.lock").write_text("one\n")
+    Path("README.md").write_text("about\n")
+    git.do("init", "-q", "-b", "main")
+    git.do("add", "dvc.lock", "README.md")
+    git.do("commit", "-qm", "one")
+    return tmp_path
+
+
+def test_a_new_lock_is_committed_on_its_branch_once(repository):
+    assert retraining.commit_lock(None) is None
+    Path("dvc.lock").write_text("two\n")
+    branch = retraining.commit_lock(None)
+    commit = git.text("rev-parse", "HEAD")
+    assert branch == retraining.branch_name() == git.text("branch", "--show-current")
+    assert retraining.commit_lock(None) == branch
+    git.do("switch", "-q", "main")
+    assert Path("dvc.lock").read_text() == "one\n"
+    Path("dvc.lock").write_text("two\n")
+    assert retraining.commit_lock(None) == branch
+    assert git.text("rev-parse", "HEAD") == commit
+    assert git.text("status", "--porcelain", "--untracked-files=no") == ""
+
+
+def test_a_lock_on_a_newer_trunk_is_a_new_commit(repository):
+    Path("dvc.lock").write_text("two\n")
+    branch = retraining.commit_lock(None)
+    commit = git.text("rev-parse", "HEAD")
+    git.do("switch", "-q", "main")
+    Path("README.md").write_text("more\n")
+    git.do("commit", "-qam", "more")
+    Path("dvc.lock").write_text("two\n")
+    assert retraining.commit_lock(None) == branch
+    assert git.text("rev-parse", "HEAD") != commit
+    assert Path("README.md").read_text() == "more\n"
+
+
+def test_other_changes_are_not_swept_along(repository):
+    Path("dvc.lock").write_text("two\n")
+    Path("README.md").write_text("changed\n")
+    with pytest.raises(UserError, match=r"(?s)commit or undo these first.*README\.md"):
+        retraining.commit_lock(None)
+    assert git.text("branch", "--show-current") == "main"
+
+
+@pytest.fixture
+def client(repository) -> MlflowClient:
+    client = registry()
+    client.create_registered_model(MODEL)
+    for _ in "12":
+        client.create_model_version(MODEL, str(repository))
+    move_champion(client, "1", "register", "the first")
+    return client
+
+
+def test_what_passed_serves_and_is_merged(client):
+    Path("dvc.lock").write_text("two\n")
+    retraining.commit_lock(None)
+    for _ in "twice":
+        retraining.finish(client, "2", True, "main")
+    assert champion(client) == "2"
+    assert git.text("branch", "--show-current") == "main"
+    assert Path("dvc.lock").read_text() == "two\n"
+
+
+def test_what_failed_leaves_champion_and_trunk_alone(client, monkeypatch):
+    checked_out: list[tuple[str, ...]] = []
+    monkeypatch.setattr(retraining, "dvc", lambda *arguments: checked_out.append(arguments))
+    Path("dvc.yaml").write_text("stages: {label: {}, train: {}}\n")
+    Path("dvc.lock").write_text("two\n")
+    branch = retraining.commit_lock(None)
+    retraining.finish(client, "2", False, "main")
+    assert champion(client) == "1"
+    assert Path("dvc.lock").read_text() == "one\n"
+    assert git.text("rev-parse", "--verify", str(branch))
+    assert checked_out == [("checkout", "--quiet", "label", "train")]
+
+
+def test_verdicts_stay_on_the_version_and_are_not_made_twice(client, monkeypatch, tmp_path):
+    monkeypatch.setattr(retraining, "hold_contest", lambda *_: None)
+    monkeypatch.setattr(retraining, "judge", lambda *_: iter([BAD]))
+    monkeypatch.setattr(retraining, "ROUTER", tmp_path)
+    first = retraining.apply_gate(client, "2", GateOptions())
+    assert [(verdict.rule, verdict.passed) for verdict in first] == [("size", True), ("slices", False)]
+    tags = client.get_model_version(MODEL, "2").tags
+    assert tags["gate"] == "failed"
+    assert tags["gate.slices"] == f"failed: {BAD.detail}"
+    monkeypatch.setattr(retraining, "judge", lambda *_: pytest.fail("judged twice"))
+    assert retraining.apply_gate(client, "2", GateOptions()) == first
+
+
+def test_a_champion_that_cannot_load_fails_the_gate_and_says_so(client, monkeypatch, tmp_path):
+    def broken(*_: object) -> None:
+        raise ContestError("version 1 cannot be run: no such file")
+
+    monkeypatch.setattr(retraining, "hold_contest", broken)
+    monkeypatch.setattr(retraining, "ROUTER", tmp_path)
+    verdicts = retraining.apply_gate(client, "2", GateOptions())
+    assert [verdict.passed for verdict in verdicts] == [True, False]
+    assert "version 1 cannot be run: no such file" in verdicts[1].detail
+    assert "whisper-router promote" in verdicts[1].detail
+
+
+def test_the_first_version_needs_no_champion(client, monkeypatch, tmp_path):
+    monkeypatch.setattr(retraining, "ROUTER", tmp_path)
+    assert all(verdict.passed for verdict in retraining.apply_gate(client, "1", GateOptions()))
+
+
+@pytest.fixture
+def webhook():
+    """A server that keeps what it is sent."""
+    got: list[dict[str, object]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/hook", got
+    server.shutdown()
+
+
+def test_the_webhook_is_told_once_a_version(client, webhook):
+    url, got = webhook
+    told = retraining.outcome("2", [GOOD, BAD], "main")
+    for _ in "twice":
+        retraining.notify(client, "2", told, RetrainOptions(webhook=url))
+    assert len(got) == 1
+    assert (got[0]["version"], got[0]["gate"], got[0]["champion"]) == ("2", "failed", False)
+    assert got[0]["rules"][1]["detail"] == BAD.detail
+
+
+def test_a_webhook_that_is_gone_stops_nothing(client, capsys):
+    retraining.notify(client, "2", {}, RetrainOptions(webhook="http://127.0.0.1:9/hook"))
+    assert "was not reached" in capsys.readouterr().err
+    assert "notified" not in client.get_model_version(MODEL, "2").tags
+
+
+def test_stages_come_in_the_order_of_the_dag():
+    os.chdir(Path(__file__).parents[1])
+    assert retraining.stages() == [
+        *("ingest", "check", "label", "featurize", "train", "calibrate", "package", "evaluate")
+    ]
+
+
+def test_flow_says_how_it_is_run():
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.retrain", "--help"], cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "--cron" in done.stdout
