@@ -9,8 +9,8 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.stage import main
-from whisper_router.decider.calibration import draw_reliability, expected_calibration_error, reliability
-from whisper_router.decider.curve import draw_curve
+from whisper_router.decider.calibration import expected_calibration_error, reliability
+from whisper_router.decider.curve import draw_curve, draw_reliability
 from whisper_router.decider.registry import Decider, calibrated, fit_decider, save_decider
 from whisper_router.decider.training import Examples, best_point
 from whisper_router.features.live import open_features

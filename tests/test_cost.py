@@ -24,7 +24,7 @@ from whisper_router.cost import (
 )
 from whisper_router.decider.logistic import LogisticDecider
 from whisper_router.decider.mlp import PooledMlp
-from whisper_router.decider.options import MlpOptions
+from whisper_router.decider.options import LogisticOptions, MlpOptions
 
 PROMPT, TOKENS = 4, 14
 WHISPER = {
@@ -153,7 +153,7 @@ def test_the_pooled_mlp_s_formula_is_what_torch_counts_and_sees_the_pooling_besi
 
 
 def test_the_logistic_decider_s_formula_is_one_product_a_feature():
-    decider = LogisticDecider(np.ones(14), 0.0)
+    decider = LogisticDecider(np.ones(14), 0.0, LogisticOptions(kind="logistic", extractor="x"))
     linear = torch.nn.Linear(14, 1)
     assert decider.paper_macs(1) == counted_macs(lambda: linear(torch.ones(1, 14)))
 

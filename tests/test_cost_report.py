@@ -127,10 +127,9 @@ def project(tmp_path_factory, checkpoints, options, clips, wav, make_arm, refere
                 FEATURES / extractor, zip(manifest["id"], features[extractor], strict=True), identity
             )
             width = features[extractor][0].astype(np.float64).mean(axis=0).ravel()
-            decider = LogisticDecider(np.sign(width) * 1e-3, 0.0)
-            save_decider(
-                DECIDER / name, decider, LogisticOptions(kind="logistic", extractor=extractor), identity
-            )
+            options = LogisticOptions(kind="logistic", extractor=extractor)
+            decider = LogisticDecider(np.sign(width) * 1e-3, 0.0, options)
+            save_decider(DECIDER / name, decider, options, identity)
         for name, decider in (("early", "encoder"), ("late", "cascade")):
             policy = Policy(
                 name=name,

@@ -255,4 +255,4 @@ def test_a_statement_changes_the_keys_of_all_that_imports_it_alone_and_comments_
     assert statement["whisper_router.report"] == statement["whisper_router.cli"] == []
     assert statement["whisper_router.asr.decoding"] == list(KEYED)
     assert statement["whisper_router.features.options"] == [KEYED[1]]
-    assert statement["whisper_router.audio"] == [KEYED[0]]
+    assert statement["whisper_router.audio"] == list(KEYED)

@@ -256,6 +256,9 @@ def edit_params(preset: str | None = None, assignments: Sequence[str] = (), path
         No such preset, an assignment without ``=``, or a result that is not valid; the file stays as it was.
     """
     yaml = YAML()
+    yaml.representer.add_representer(
+        type(None), lambda made, _: made.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
     yaml.width = 4096  # no line that nobody set is broken
     yaml.preserve_quotes = True
     yaml.indent(mapping=2, sequence=4, offset=2)

@@ -336,4 +336,5 @@ class Router:
         self, encoding: Encoding, audios: Sequence[Audio], weak: Mapping[int, Hypothesis]
     ) -> list[np.ndarray]:
         extractor = self.description.extractor
-        return [extract(extractor, audio, encoding.states, k, weak.get(k)) for k, audio in enumerate(audios)]
+        states = encoding.states if extractor.kind == "encoder" else []  # not every engine has them
+        return [extract(extractor, audio, states, k, weak.get(k)) for k, audio in enumerate(audios)]

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whisper_router.decider.calibration import (
-    draw_reliability,
     expected_calibration_error,
     fit_calibration,
     reliability,
 )
+from whisper_router.decider.curve import draw_reliability
 from whisper_router.decider.options import LogisticOptions
 from whisper_router.decider.registry import (
     CalibratedDecider,

@@ -206,7 +206,7 @@ def test_a_threshold_sends_those_to_strong_whose_rank_is_at_least_its_level(know
 def test_scores_made_probabilities_on_the_labels_have_the_same_guarantee(simulation):
     random = np.random.default_rng(5)
     scores, earlier = random.uniform(size=400), random.uniform(size=150)
-    pair = simulation.pair_of(random.uniform(size=400) < 0.1 * scores, np.arange(400))
+    pair = simulation.pair_of(random.uniform(size=400) < 0.5 * scores, np.arange(400))
     plain, promise = guarantee(options(), pair, scores, earlier)
     assert promise.holds
     for made in (np.sqrt, np.square, lambda values: 0.2 + values / 10):

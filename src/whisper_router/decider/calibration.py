@@ -1,10 +1,8 @@
 """Probability calibration: scores that are probabilities, fitted on the calibration split."""
 
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict
 from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
@@ -79,18 +77,3 @@ def expected_calibration_error(scores: np.ndarray, labels: np.ndarray) -> float:
     bins = reliability(scores, labels)
     gaps = [abs(part["score"] - part["positive"]) * part["utterances"] for part in bins]
     return round(sum(gaps) / len(scores), 6) if len(scores) else float("nan")
-
-
-def draw_reliability(path: Path, title: str, lines: dict[str, list[dict[str, float]]]) -> None:
-    """Chart share of positives over score, a line a set of bins."""
-    figure = Figure(figsize=(5, 4.6), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], ":", color="#999999", label="calibrated")
-    for name, bins in lines.items():
-        axes.plot([part["score"] for part in bins], [part["positive"] for part in bins], "o-", label=name)
-    axes.set_xlabel("score")
-    axes.set_ylabel("share that needs the strong arm")
-    axes.set_title(title)
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)

@@ -1,4 +1,4 @@
-"""The training curve as a chart."""
+"""A trained decider in charts: its curve, its reliability."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +30,21 @@ def draw_curve(path: Path, title: str, curve: Sequence[dict[str, float]], monito
     else:
         axes.set_xlabel(x_name)
     axes.set_ylabel("loss of the objective")
+    axes.set_title(title)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+def draw_reliability(path: Path, title: str, lines: dict[str, list[dict[str, float]]]) -> None:
+    """Chart share of positives over score, a line a set of bins."""
+    figure = Figure(figsize=(5, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], ":", color="#999999", label="calibrated")
+    for name, bins in lines.items():
+        axes.plot([part["score"] for part in bins], [part["positive"] for part in bins], "o-", label=name)
+    axes.set_xlabel("score")
+    axes.set_ylabel("share that needs the strong arm")
     axes.set_title(title)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

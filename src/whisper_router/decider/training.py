@@ -77,10 +77,12 @@ def learning_rate(options: TrainingOptions, step: int, steps: int) -> float:
 
 def class_weight(options: TrainingOptions, labels: np.ndarray) -> float:
     """How much a positive counts: 1, or negatives over positives where the classes are skewed."""
-    share = float(labels.mean())
-    if not 0 < share < 1 or min(share, 1 - share) >= options.class_weight_below:
+    positive = int(labels.sum())
+    negative = len(labels) - positive
+    rarer = min(positive, negative)
+    if rarer == 0 or rarer / len(labels) >= options.class_weight_below:
         return 1.0
-    return (1 - share) / share
+    return negative / positive
 
 
 def training_key(options: TrainingOptions, train: Examples, dev: Examples) -> str:
