@@ -31,10 +31,14 @@ def waves(clips, wav) -> list[bytes]:
     return [wav(clip) for clip in clips]
 
 
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
+
+
 def ask(url: str, audio: bytes, **more) -> httpx.Response:
     return httpx.post(url + TRANSCRIBE, files={"file": ("a.wav", audio)}, timeout=60, **more)
 
 
+@needs_curl
 def test_curl(running, routers, waves, tmp_path):
     (tmp_path / "sound.wav").write_bytes(waves[0])
     command = ["curl", "-sS", "-F", "file=@sound.wav", "-F", "model=routed", running.url + TRANSCRIBE]
@@ -43,6 +47,7 @@ def test_curl(running, routers, waves, tmp_path):
     assert json.loads(done.stdout) == {"text": expected.text}
 
 
+@needs_curl
 def test_examples(running, routers, waves, tmp_path):
     sound = tmp_path / "sound.wav"
     sound.write_bytes(waves[0])
