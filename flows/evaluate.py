@@ -1,19 +1,17 @@
 """evaluate: the packaged router on the test split -> metrics, charts, report."""
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import soundfile
 import torch
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from tqdm import tqdm
 
 from flows.stage import main
-from whisper_router.audio import SAMPLE_RATE, WINDOW_S, Audio
+from whisper_router.audio import WINDOW_S
 from whisper_router.errors import UserError
 from whisper_router.evaluation import auroc, choices, routed_cost, sweep
 from whisper_router.files import read_json, replacing_folder, write_json, write_text
@@ -46,12 +44,7 @@ from whisper_router.report.wrong import most_wrong
 from whisper_router.router import Router
 from whisper_router.slices import confusion, losing, slice_columns, slice_table
 from whisper_router.store import ContentStore
-
-
-def _wav(audio: Audio) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, audio, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    return buffer.getvalue()
+from whisper_router.wav import wav_bytes
 
 
 @task(name="verify-router", cache_policy=NO_CACHE)
@@ -63,7 +56,7 @@ def verify(router: Router, sample: pd.DataFrame, scores: Mapping[str, float], ca
     for start in tqdm(range(0, len(rows), 4), "evaluate: verify the router", unit="batch"):
         chunk = rows[start : start + 4]
         for row, made in zip(
-            chunk, router.transcribe([_wav(row.load_or_raise(store)) for row in chunk]), strict=True
+            chunk, router.transcribe([wav_bytes(row.load_or_raise(store)) for row in chunk]), strict=True
         ):
             arm = "strong" if scores[row.id] >= router.policy.threshold else "weak"
             if made.error is not None:
@@ -83,6 +76,7 @@ def verify(router: Router, sample: pd.DataFrame, scores: Mapping[str, float], ca
 def _charts(
     part: Labelled,
     scored: Mapping[str, Sample],
+    sweeps: Mapping[str, pd.DataFrame],
     metrics: Mapping[str, Mapping[str, Any]],
     policy: Policy,
     slices: list[dict[str, Any]],
@@ -90,7 +84,6 @@ def _charts(
 ) -> dict[str, Chart]:
     """The charts of the report, by the name of their file."""
     made, models = metrics[policy.name], part.models
-    sweeps = {name: sweep(part.pair, sample.scores, sample.spent) for name, sample in scored.items()}
     found = {
         f"frontier_{currency}": Chart(
             f"WER against cost in {currency}",
@@ -147,7 +140,7 @@ def evaluate() -> None:
     verify(router, verified, dict(zip(ids, sample.scores.tolist(), strict=True)), transcripts)
 
     tested = manifest[(manifest["split"] == "test") & (manifest["duration_s"] > WINDOW_S)]
-    long = measure_long(router, tested, _wav, options.bootstrap, options.seed)
+    long = measure_long(router, tested, wav_bytes, options.bootstrap, options.seed)
 
     strong = sample.scores >= chosen.threshold
     made = choices(part.pair, strong, routed_cost(part.pair, strong, sample.spent))
@@ -161,14 +154,13 @@ def evaluate() -> None:
         write_json(folder / "slices.json", sliced)
         write_json(folder / "long.json", long)
         write_json(folder / "summary.json", shown)
-    drawn = _charts(part, scored, metrics, chosen, slices, DEMO_NOTE if is_demo(params) else None)
+    sweeps = {name: sweep(part.pair, one.scores, one.spent) for name, one in scored.items()}
+    drawn = _charts(part, scored, sweeps, metrics, chosen, slices, DEMO_NOTE if is_demo(params) else None)
     with replacing_folder(PLOTS) as folder:
         for name, chart in drawn.items():
             write_chart(folder / f"{name}.png", chart.draw, chart.height)
-        for name, decider in scored.items():
-            sweep(part.pair, decider.scores, decider.spent).round(6).to_csv(
-                folder / f"sweep_{name}.csv", index=False
-            )
+        for name, table in sweeps.items():
+            table.round(6).to_csv(folder / f"sweep_{name}.csv", index=False)
 
     heard = {row.id: row for row in utterances(rows)}
     store = ContentStore()

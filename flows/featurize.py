@@ -7,7 +7,6 @@ import pandas as pd
 import torch
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from tqdm import tqdm
 
 from flows.shards import load_once, run_shards, sharded
 from flows.stage import main
@@ -17,9 +16,9 @@ from whisper_router.checks.suites import FEATURES as EXPECTED
 from whisper_router.checks.suites import features_frame
 from whisper_router.cost import Dims
 from whisper_router.errors import UserError
-from whisper_router.features.extractors import extract, extractor_identity
-from whisper_router.features.hypothesis import confidence
-from whisper_router.features.options import EncoderExtractor, SignalExtractor
+from whisper_router.features.extractors import extractor_identity
+from whisper_router.features.options import EncoderExtractor
+from whisper_router.features.plain import plain_features
 from whisper_router.features.store import FeatureReader, write_features, write_index
 from whisper_router.files import read_json, replacing_folder
 from whisper_router.labelling import (
@@ -28,7 +27,6 @@ from whisper_router.labelling import (
     compute,
     encoding_bytes,
     feature_counts,
-    hypothesis_of,
     plan_work,
     utterances,
 )
@@ -60,21 +58,6 @@ def encoder_features(
         yield row.id, states
 
 
-def confidence_features(manifest: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
-    """The weak arm's confidence from the transcripts."""
-    transcripts = pd.read_parquet(TRANSCRIPTS)
-    weak = {row.id: row for row in transcripts[transcripts["arm"] == "weak"].itertuples()}
-    for row in manifest.itertuples():
-        yield row.id, confidence(hypothesis_of(weak[row.id]), row.duration_s)
-
-
-def signal_features(extractor: SignalExtractor, manifest: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
-    """Statistics of the sound."""
-    store = ContentStore()
-    for row in tqdm(utterances(manifest), "featurize: signal", unit="utt"):
-        yield row.id, extract(extractor, row.load_or_raise(store))
-
-
 @task(name="featurize-extractor", task_run_name="featurize-{name}", cache_policy=NO_CACHE)
 def featurize_one(name: str, params: Params, manifest: pd.DataFrame) -> None:
     """Write and check the features of one extractor."""
@@ -95,10 +78,10 @@ def featurize_one(name: str, params: Params, manifest: pd.DataFrame) -> None:
         return
     if extractor.kind == "encoder":
         features = encoder_features(params, extractor, reference, manifest)
-    elif extractor.kind == "signal":
-        features = signal_features(extractor, manifest)
     else:
-        features = confidence_features(manifest)
+        features = plain_features(
+            extractor, manifest, pd.read_parquet(TRANSCRIPTS), f"featurize: {extractor.kind}"
+        )
     write_features(folder, features, identity)
     reader = FeatureReader(folder)
     frame = features_frame({id_: reader[id_] for id_ in reader.ids}, manifest["id"].tolist())

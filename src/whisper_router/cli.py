@@ -9,8 +9,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from whisper_router import cli_audit, cli_drift, cli_models, environment
+from whisper_router import environment
+from whisper_router.cli_audit import audit
 from whisper_router.cli_common import Json, friendly
+from whisper_router.cli_drift import drift
+from whisper_router.cli_models import compare, models, promote, rollback
 from whisper_router.errors import UserError
 from whisper_router.experiments.cli import experiments
 from whisper_router.policy.commands import calibrate, recalibrate
@@ -28,9 +31,6 @@ app = typer.Typer(
 
 cache = typer.Typer(no_args_is_help=True, help="The content store: what it holds, how to shrink it.")
 app.add_typer(cache, name="cache")
-cli_models.add(app)
-cli_audit.add(app)
-cli_drift.add(app)
 
 Assignments = Annotated[
     list[str],
@@ -189,13 +189,6 @@ def decide(
     _each(files, router, threshold, policy, as_json, transcribe=False)
 
 
-app.command()(friendly(serve))
-
-
-app.command()(friendly(calibrate))
-app.command()(friendly(recalibrate))
-
-
 @app.command()
 @friendly
 def register(
@@ -283,7 +276,9 @@ def replicate(
     print(f"{DOCUMENT.absolute()}, .json and the charts beside it")
 
 
-app.command()(friendly(experiments))
+ELSEWHERE = (serve, calibrate, recalibrate, models, promote, rollback, compare, audit, drift, experiments)
+for command in ELSEWHERE:
+    app.command()(friendly(command))
 
 
 @cache.command("ls")

@@ -9,12 +9,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from whisper_router.cli_common import Json, friendly
+from whisper_router.cli_common import Json
 
 MARK = {True: "[green]holds[/]", False: "[bold red]BROKEN[/]", None: "[yellow]not checked[/]"}
 
 
-@friendly
 def audit(
     version: Annotated[
         str,
@@ -63,8 +62,3 @@ def audit(
         print(json.dumps({"subject": subject.title, "links": [asdict(link) for link in links]}))
     if broken:
         raise SystemExit(1)
-
-
-def add(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(audit)

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from whisper_router.cli_common import Json, friendly
+from whisper_router.cli_common import Json
 
 COLOUR = {"stable": "green", "watch": "yellow", "drift": "bold red", "not measured": "dim"}
 
@@ -18,7 +18,6 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-@friendly
 def drift(
     log: Annotated[Path, typer.Argument(help="Folder of the prediction log.", show_default=False)],
     router: Annotated[
@@ -52,8 +51,3 @@ def drift(
         Console().print(table)
     if any(finding.verdict == "drift" for finding in found):
         raise SystemExit(2)
-
-
-def add(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(drift)

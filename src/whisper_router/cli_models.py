@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from whisper_router.cli_common import Json, friendly
+from whisper_router.cli_common import Json
 
 Version = Annotated[str, typer.Argument(help="Number or alias of a version.", show_default=False)]
 HEADINGS = ("weak", "strong", "routed", "to str.", "gap", "saved")
@@ -24,7 +24,6 @@ def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-@friendly
 def models(as_json: Json = False) -> None:
     """List the registered versions: aliases, the gate's verdict, key figures on the test split."""
     from whisper_router.promotion import KEY_FIGURES, MODEL
@@ -52,7 +51,6 @@ def models(as_json: Json = False) -> None:
                 console.print(f"version {row['version']}: {rule} {verdict}", highlight=False)
 
 
-@friendly
 def promote(
     version: Version,
     reason: Reason = "by hand",
@@ -69,7 +67,6 @@ def promote(
         print(f"{CHAMPION}: {MODEL} version {move.version}, before it {move.previous or 'none'}")
 
 
-@friendly
 def rollback(reason: Reason = "by hand") -> None:
     """Let the version serve that served before. Repeated, it goes one further back."""
     from whisper_router.promotion import CHAMPION, MODEL
@@ -79,7 +76,6 @@ def rollback(reason: Reason = "by hand") -> None:
     print(f"{CHAMPION}: {MODEL} version {move.version} again, instead of {move.previous}")
 
 
-@friendly
 def compare(a: Version, b: Version, as_json: Json = False) -> None:
     """Say what differs between two versions: figures, and params where they differ."""
     from whisper_router.promotion import compare as compare_versions
@@ -96,9 +92,3 @@ def compare(a: Version, b: Version, as_json: Json = False) -> None:
             difference = [f"{second - first:+.4g}" if both else "-"] if kind == "metrics" else []
             table.add_row(name, _number(first), _number(second), *difference)
         console.print(table if rows else f"no {kind} differ")
-
-
-def add(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (models, promote, rollback, compare):
-        app.command()(command)

@@ -1,6 +1,5 @@
 """Champion and challenger, each as registered, on the test speakers that neither has seen."""
 
-import io
 import json
 import os
 import subprocess
@@ -11,13 +10,12 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pandas as pd
-import soundfile
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
 from whisper_router import registered_model
-from whisper_router.audio import SAMPLE_RATE, WINDOW_S, Audio
+from whisper_router.audio import WINDOW_S
 from whisper_router.errors import UserError
 from whisper_router.files import read_json, replacing, write_text
 from whisper_router.hashing import digest
@@ -26,6 +24,7 @@ from whisper_router.promotion import MODEL
 from whisper_router.scoring import word_errors
 from whisper_router.serving.uri import use_registry
 from whisper_router.store import ContentStore
+from whisper_router.wav import wav_bytes
 
 SPEAKERS = "speakers.json"  # artifact of a run: digests of the speakers of train, dev and calibration
 
@@ -70,13 +69,6 @@ def unseen(test: pd.DataFrame, version: ModelVersion) -> pd.DataFrame:
     return test[~test["speaker"].map(speaker_digest).isin(seen)]
 
 
-def wav(audio: Audio) -> bytes:
-    """Samples as a WAV file of 16 bits."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, audio, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    return buffer.getvalue()
-
-
 def run_registered(version: str, rows: pd.DataFrame) -> Performance:
     """Let a registered version transcribe manifest rows in a process of its own; a killed run goes on.
 
@@ -101,7 +93,7 @@ def run_registered(version: str, rows: pd.DataFrame) -> Performance:
         path = audio / name
         if not path.is_file():
             with replacing(path) as temporary:
-                temporary.write_bytes(wav(row.load_or_raise(store)))
+                temporary.write_bytes(wav_bytes(row.load_or_raise(store)))
     results = work / "results.jsonl"
     _mend(results)
     environment = {**os.environ, "MLFLOW_TRACKING_URI": use_registry()}

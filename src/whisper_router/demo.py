@@ -1,7 +1,6 @@
 """`make demo`: the DAG on the demo's speech, the registry, one clip through the registered champion."""
 
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,12 +10,10 @@ from ruamel.yaml import YAML
 from whisper_router.files import write_text
 from whisper_router.paths import LABELS, MANIFEST
 from whisper_router.promotion import CHAMPION, MODEL
-from whisper_router.registry import register
+from whisper_router.registry import LOCK, register
 from whisper_router.router import Router
 from whisper_router.run import run
 from whisper_router.summary import show_summary
-
-LOCK = Path("dvc.lock")
 
 
 def _committed_lock() -> str | None:

@@ -1,13 +1,13 @@
 """Whether a challenger may serve: rules of params.yaml, each with a verdict and the figures behind it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from whisper_router.contest import Performance
-from whisper_router.evaluation import MIN_SPEAKERS, speaker_weights
+from whisper_router.evaluation import MIN_SPEAKERS, with_intervals
 from whisper_router.retrain_options import GateOptions
 
 
@@ -34,14 +34,7 @@ class Contest:
     slices: pd.DataFrame  # a column a slicing
 
 
-def _interval(values: np.ndarray, low: float = 0.025) -> tuple[float, float]:
-    finite = values[np.isfinite(values)]
-    return (
-        (float(np.quantile(finite, low)), float(np.quantile(finite, 1 - low))) if finite.size else (0.0, 0.0)
-    )
-
-
-def _span(interval: tuple[float, float]) -> str:
+def _span(interval: Sequence[float]) -> str:
     return f"{interval[0]:+.2%} to {interval[1]:+.2%}"
 
 
@@ -50,18 +43,26 @@ def improvement(contest: Contest, options: GateOptions) -> Verdict:
     n = len(np.unique(contest.speakers))
     if n < MIN_SPEAKERS:
         return Verdict("improvement", False, f"{n} test speakers, a judgement takes {MIN_SPEAKERS}")
-    weights = np.vstack(
-        [np.ones((1, len(contest.words))), speaker_weights(contest.speakers, options.resamples, 0)]
-    )
-    words = weights @ contest.words
-    gain = weights @ (contest.champion.errors - contest.challenger.errors) / words
-    gap = weights @ (contest.weak_errors - contest.strong_errors) / words
-    before, after = (side.errors.sum() / words[0] for side in (contest.champion, contest.challenger))
-    fewer = _interval(gain[1:])
-    said = f"WER {before:.2%} -> {after:.2%}, lower by {gain[0]:.2%} ({_span(fewer)})"
-    if _interval(gap[1:])[0] > 0:
-        recovered = gain[0] / gap[0]
-        if recovered >= options.min_gap_gain and fewer[0] > 0:
+
+    def figures(weights: np.ndarray) -> dict[str, np.ndarray]:
+        words = weights @ contest.words
+        found = {
+            "gain": weights @ (contest.champion.errors - contest.challenger.errors) / words,
+            "gap": weights @ (contest.weak_errors - contest.strong_errors) / words,
+        }
+        if contest.macs is not None:
+            spent = [weights @ side for side in contest.macs]
+            found["saving"] = 1 - spent[1] / spent[0]
+        return found
+
+    made = with_intervals(figures, contest.speakers, options.resamples, 0)
+    gain, gap = made["gain"], made["gap"]
+    words = contest.words.sum()
+    before, after = (side.errors.sum() / words for side in (contest.champion, contest.challenger))
+    said = f"WER {before:.2%} -> {after:.2%}, lower by {gain['value']:.2%} ({_span(gain['interval'])})"
+    if gap["interval"][0] > 0:
+        recovered = gain["value"] / gap["value"]
+        if recovered >= options.min_gap_gain and gain["interval"][0] > 0:
             return Verdict("improvement", True, f"{said}: recovers {recovered:.1%} more of the gap")
         said += f", {recovered:+.1%} of the gap"
     else:
@@ -70,12 +71,10 @@ def improvement(contest: Contest, options: GateOptions) -> Verdict:
         return Verdict(
             "improvement", False, f"{said}; costs are not compared: the champion's arms are others"
         )
-    spent = [weights @ side for side in contest.macs]
-    saving = 1 - spent[1] / spent[0]
-    least = _interval(saving[1:])
-    said += f"; saves {saving[0]:.1%} of its macs ({_span(least)})"
-    equal = fewer[0] >= -options.wer_tolerance
-    if equal and saving[0] >= options.min_saving and least[0] > 0:
+    saving = made["saving"]
+    said += f"; saves {saving['value']:.1%} of its macs ({_span(saving['interval'])})"
+    equal = gain["interval"][0] >= -options.wer_tolerance
+    if equal and saving["value"] >= options.min_saving and saving["interval"][0] > 0:
         return Verdict("improvement", True, f"{said} at equal WER")
     wanted = f"wanted {options.min_gap_gain:.1%} of the gap, or {options.min_saving:.1%} saved at equal WER"
     return Verdict("improvement", False, f"{said}; {wanted}")

@@ -13,6 +13,7 @@ from whisper_router import git
 from whisper_router.audit import Link, first_difference, lock_outputs
 from whisper_router.errors import UserError
 from whisper_router.files import read_json
+from whisper_router.run import dvc_call
 
 RUN = "import sys; from whisper_router.cli import app; sys.argv = ['whisper-router', 'run']; app()"
 METRICS = ("data/metrics/summary.json", "data/metrics/policies.json", "data/metrics/test.json")
@@ -31,16 +32,20 @@ def _worktree(commit: str) -> Iterator[Path]:
         git.ask("worktree", "prune")
 
 
+def _dvc(folder: Path, *arguments: str) -> bool:
+    command, variables = dvc_call(*arguments)
+    return subprocess.run(command, cwd=folder, env=variables, check=False).returncode == 0
+
+
 def _tracked_audio(folder: Path) -> None:
     """Bring files that DVC tracks by .dvc files: from this project's cache, then from its remote."""
     tracked = [str(path.relative_to(folder)) for path in folder.rglob("*.dvc") if path.is_file()]
     if not tracked:
         return
-    dvc = [str(Path(sys.executable).with_name("dvc"))]
     cache = Path(".dvc/cache").absolute()
-    subprocess.run([*dvc, "remote", "add", "--local", "audited", str(cache / "files/md5")], cwd=folder)
+    _dvc(folder, "remote", "add", "--local", "audited", str(cache / "files/md5"))
     for remote in (["-r", "audited"], []):
-        if subprocess.run([*dvc, "pull", *remote, *tracked], cwd=folder, check=False).returncode == 0:
+        if _dvc(folder, "pull", *remote, *tracked):
             return
     raise UserError(
         f"DVC has {', '.join(tracked)} neither in {cache} nor on a remote; `dvc pull` there first"

@@ -20,7 +20,7 @@ from mlflow.entities.model_registry import ModelVersion
 from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
-from whisper_router import environment, git
+from whisper_router import git
 from whisper_router.asr.reference import arm_references
 from whisper_router.contest import ContestError, Performance, run_registered, short, unseen
 from whisper_router.cost import Dims
@@ -33,9 +33,10 @@ from whisper_router.hashing import digest, file_sha256
 from whisper_router.params import Params
 from whisper_router.paths import ARMS, LABELS, MANIFEST, ROUTER, TRANSCRIPTS
 from whisper_router.promotion import MODEL, RULE, VERDICT, champion, find_version, move_champion
+from whisper_router.registry import LOCK
 from whisper_router.retrain_options import GateOptions, RetrainOptions
+from whisper_router.run import dvc_call
 
-LOCK = Path("dvc.lock")
 BRANCH = "retrain/"
 NOTIFIED = "notified"
 EXTRACTOR: TypeAdapter[Extractor] = TypeAdapter(Extractor)
@@ -119,10 +120,6 @@ def track(params: Params, options: RetrainOptions) -> Path | None:
     return folder.with_name(f"{folder.name}.dvc")
 
 
-def _dvc_command() -> str:
-    return str(Path(sys.executable).with_name("dvc"))
-
-
 def dvc(*arguments: str) -> str:
     """Run DVC; what it prints.
 
@@ -131,7 +128,8 @@ def dvc(*arguments: str) -> str:
     RetrainError
         With what DVC says.
     """
-    done = subprocess.run([_dvc_command(), *arguments], capture_output=True, text=True, check=False)
+    command, variables = dvc_call(*arguments)
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RetrainError(f"dvc {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
@@ -150,13 +148,8 @@ def run_stage(stage: str) -> bool:
     RetrainError
         It fails; its own message stands above.
     """
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    process = subprocess.Popen(
-        [_dvc_command(), "repro", "--single-item", stage],
-        env={**os.environ, **environment.KEEP_BLOCKS, "PATH": path},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command, variables = dvc_call("repro", "--single-item", stage)
+    process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True)
     ran = False
     for line in process.stdout or ():
         if line.startswith(("Running", "Stage", ">", f"{stage}:")):

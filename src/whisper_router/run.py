@@ -102,6 +102,18 @@ def prefect_server() -> Iterator[str]:
             signal.signal(number, handler)
 
 
+def dvc_call(*arguments: str) -> tuple[list[str], dict[str, str]]:
+    """A command of DVC and the environment in which its stages find Python and keep their memory.
+
+    Raises
+    ------
+    RunError
+        DVC is not installed.
+    """
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return [_script("dvc"), *arguments], {**os.environ, **environment.KEEP_BLOCKS, "PATH": path}
+
+
 def run(*stages: str) -> None:
     """Run what is not up to date of the DAG, or of some stages and all before them.
 
@@ -111,12 +123,11 @@ def run(*stages: str) -> None:
         A stage failed; DVC has said which.
     """
     environment.prepare()
-    dvc = _script("dvc")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    variables = {**os.environ, **environment.KEEP_BLOCKS, "PATH": path}
+    command, variables = dvc_call("repro", *stages)
     with prefect_server() as url:
-        code = subprocess.Popen([dvc, "repro", *stages], env={**variables, "PREFECT_API_URL": url}).wait()
+        code = subprocess.Popen(command, env={**variables, "PREFECT_API_URL": url}).wait()
     if code:
         raise RunError(f"`dvc repro` stopped with code {code}; the stage's own message stands above")
     # `dvc repro` links lone files to its cache, but leaves folders as copies
-    subprocess.run([dvc, "checkout", "--relink", "--quiet"], env=variables, check=False)
+    command, variables = dvc_call("checkout", "--relink", "--quiet")
+    subprocess.run(command, env=variables, check=False)

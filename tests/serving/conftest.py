@@ -4,11 +4,23 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from whisper_router.router import Router
 from whisper_router.serving.app import create_app
 from whisper_router.serving.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def router(routers: dict[str, Path]) -> Router:
+    return Router.load(routers["confidence"])
+
+
+@pytest.fixture(scope="session")
+def waves(clips: list[np.ndarray], wav: Callable[..., bytes]) -> list[bytes]:
+    return [wav(clip) for clip in clips]
 
 
 @pytest.fixture(scope="session")

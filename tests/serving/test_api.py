@@ -16,16 +16,6 @@ from whisper_router.serving.formats import as_srt, as_vtt
 TRANSCRIBE = "/v1/audio/transcriptions"
 
 
-@pytest.fixture(scope="module")
-def router(routers) -> Router:
-    return Router.load(routers["confidence"])
-
-
-@pytest.fixture(scope="module")
-def waves(clips, wav) -> list[bytes]:
-    return [wav(clip) for clip in clips]
-
-
 @pytest.fixture
 def sdk(client) -> openai.OpenAI:
     return openai.OpenAI(base_url="http://testserver/v1", api_key="unused", http_client=client, max_retries=0)

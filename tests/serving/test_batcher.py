@@ -10,11 +10,6 @@ from whisper_router.router import Router
 from whisper_router.serving.batcher import Batcher, Job, QueueFullError
 
 
-@pytest.fixture(scope="module")
-def router(routers) -> Router:
-    return Router.load(routers["confidence"])
-
-
 @pytest.fixture
 def gate(monkeypatch):
     """Holds the workers back until it is set; the batches that ran, as seconds of their windows."""

@@ -26,11 +26,6 @@ def running(routers):
         yield started
 
 
-@pytest.fixture(scope="module")
-def waves(clips, wav) -> list[bytes]:
-    return [wav(clip) for clip in clips]
-
-
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
 
 

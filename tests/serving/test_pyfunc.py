@@ -18,7 +18,6 @@ from packaging.utils import canonicalize_name
 from starlette.testclient import TestClient
 
 from whisper_router.registry import model_parts, requirements
-from whisper_router.router import Router
 from whisper_router.serving.formats import as_srt, as_vtt
 from whisper_router.serving.signature import OUTPUTS
 
@@ -42,16 +41,6 @@ def model(saved):
 @pytest.fixture(scope="module")
 def server(model) -> TestClient:
     return TestClient(scoring_server.init(model), raise_server_exceptions=False)
-
-
-@pytest.fixture(scope="module")
-def router(routers) -> Router:
-    return Router.load(routers["confidence"])
-
-
-@pytest.fixture(scope="module")
-def waves(clips, wav) -> list[bytes]:
-    return [wav(clip) for clip in clips]
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from whisper_router.asr.reference import ArmReference, arm_references
 from whisper_router.cost import Dims
@@ -16,14 +15,15 @@ from whisper_router.decider.options import LogisticOptions
 from whisper_router.decider.pooling import pooling_macs, vectors
 from whisper_router.errors import UserError
 from whisper_router.experiments.candidates import EXTRACTORS, Part, arm_of
-from whisper_router.features.extractors import extract, extractor_identity
-from whisper_router.features.hypothesis import CONFIDENCE_NAMES, confidence
+from whisper_router.features.extractors import extractor_identity
+from whisper_router.features.hypothesis import CONFIDENCE_NAMES
 from whisper_router.features.options import EncoderExtractor
+from whisper_router.features.plain import plain_features
 from whisper_router.features.signal import SIGNAL_NAMES
 from whisper_router.features.store import FeatureReader, write_features
 from whisper_router.files import read_json, read_parquet, replacing
 from whisper_router.hashing import digest
-from whisper_router.labelling import Work, compute, hypothesis_of, plan_work, utterances
+from whisper_router.labelling import Work, compute, plan_work, utterances
 from whisper_router.paths import ARMS, DATA, LABELS, MANIFEST, TRANSCRIPTS
 from whisper_router.scoring import normalise
 from whisper_router.store import ContentStore
@@ -87,18 +87,10 @@ def featurize(corpus: Corpus, names: Sequence[str]) -> None:
 
 
 def _features(corpus: Corpus, name: str) -> Iterator[tuple[str, np.ndarray]]:
-    options, store = EXTRACTORS[name], ContentStore()
-    rows = utterances(corpus.manifest)
-    if options.kind == "confidence":
-        table = corpus.transcripts
-        weak = {row.id: row for row in table[table["arm"] == "weak"].itertuples()}
-        for row in rows:
-            yield row.id, confidence(hypothesis_of(weak[row.id]), row.duration_s)
-    elif options.kind == "signal":
-        for row in tqdm(rows, f"experiments: {name}", unit="utt"):
-            yield row.id, extract(options, row.load_or_raise(store))
-    else:
-        yield from _encodings(corpus, options, name)
+    options = EXTRACTORS[name]
+    if options.kind == "encoder":
+        return _encodings(corpus, options, name)
+    return plain_features(options, corpus.manifest, corpus.transcripts, f"experiments: {name}")
 
 
 def _encodings(corpus: Corpus, options: EncoderExtractor, name: str) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,6 +1,5 @@
 """A policy's threshold for another domain, from a few labelled utterances of it."""
 
-import io
 import shutil
 from collections.abc import Sequence
 from functools import partial
@@ -8,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import soundfile
 import torch
 from tqdm import tqdm
 
 from whisper_router.asr.decoding import Hypothesis
 from whisper_router.asr.reference import ArmReference, arm_references
-from whisper_router.audio import SAMPLE_RATE, WINDOW_S
+from whisper_router.audio import WINDOW_S
 from whisper_router.corpus.ingest import read_corpora
 from whisper_router.corpus.options import Corpus, IngestOptions
 from whisper_router.errors import UserError
@@ -40,6 +38,7 @@ from whisper_router.policy.options import FixedOptions
 from whisper_router.policy.samples import labelled, read_labelled, score
 from whisper_router.router import Router
 from whisper_router.store import ContentStore
+from whisper_router.wav import wav_bytes
 
 
 def label_table(
@@ -74,13 +73,7 @@ def router_scores(router: Router, rows: Sequence[Utterance]) -> np.ndarray:
     store, found = ContentStore(), []
     size = router.description.batch_size
     for start in tqdm(range(0, len(rows), size), "score", unit="batch"):
-        sounds = []
-        for row in rows[start : start + size]:
-            buffer = io.BytesIO()
-            audio = row.load_or_raise(store)
-            soundfile.write(buffer, audio, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-            sounds.append(buffer.getvalue())
-        found += router.decide(sounds)
+        found += router.decide([wav_bytes(row.load_or_raise(store)) for row in rows[start : start + size]])
     for row, decision in zip(rows, found, strict=True):
         if decision.score is None:
             raise UserError(f"{row.id}: {decision.error}; leave it out of the table")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from whisper_router.audio import SAMPLE_RATE
 from whisper_router.cost import Dims, arm_macs, encoder_macs
 from whisper_router.decision import Decision, Segment, Spent
 from whisper_router.features.options import ArmName
@@ -31,7 +32,7 @@ def savings(router: Router, made: Decision) -> dict[str, Any]:
     dims: dict[ArmName, Dims] = {"weak": Dims(**router.weak.sizes), "strong": Dims(**router.strong.sizes)}
     routed = strong = 0
     for segment in made.segments:
-        samples = round((segment.end_s - segment.start_s) * 16_000)
+        samples = round((segment.end_s - segment.start_s) * SAMPLE_RATE)
         for arm in dims:
             routed += _macs(dims[arm], [work for work in segment.spent if work.arm == arm])
         strong += _always_strong(segment, dims, router.description.strong.decode.context(samples))

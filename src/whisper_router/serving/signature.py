@@ -1,14 +1,12 @@
 """What the served model takes and gives."""
 
-import io
-
 import numpy as np
 import pandas as pd
-import soundfile
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 from whisper_router.audio import SAMPLE_RATE
+from whisper_router.wav import wav_bytes
 
 OUTPUTS = {
     "text": "string",
@@ -37,6 +35,4 @@ def signature() -> ModelSignature:
 
 def example() -> pd.DataFrame:
     """A second of silence as a WAV file: the form of a request, and nobody's voice."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, np.zeros(SAMPLE_RATE, np.float32), SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    return pd.DataFrame({"audio": [buffer.getvalue()]})
+    return pd.DataFrame({"audio": [wav_bytes(np.zeros(SAMPLE_RATE, np.float32))]})

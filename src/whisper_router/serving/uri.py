@@ -1,6 +1,8 @@
 """Models by MLflow URI."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -19,6 +21,18 @@ def use_registry() -> str:
     return uri
 
 
+@contextmanager
+def _known(uri: str) -> Iterator[None]:
+    """Ask the project's registry; what it does not know is said by URI and registry."""
+    tracking = use_registry()
+    try:
+        yield
+    except MlflowException as error:
+        raise UserError(
+            f"{uri} is not in the registry {tracking}: {error}; run `whisper-router register`"
+        ) from error
+
+
 def router_folder(uri: str) -> Path:
     """The router's folder inside a registered model, fetched if it lies elsewhere.
 
@@ -27,13 +41,8 @@ def router_folder(uri: str) -> Path:
     UserError
         There is no such model, version or alias.
     """
-    tracking = use_registry()
-    try:
+    with _known(uri):
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
-    except MlflowException as error:
-        raise UserError(
-            f"{uri} is not in the registry {tracking}: {error}; run `whisper-router register`"
-        ) from error
     return folder / "artifacts" / "router"
 
 
@@ -45,11 +54,6 @@ def model_version(uri: str) -> tuple[str, str]:
     UserError
         There is no such model, version or alias.
     """
-    tracking = use_registry()
-    try:
+    with _known(uri):
         found = get_model_name_and_version(mlflow.MlflowClient(), uri)  # type: ignore[no-untyped-call]
-    except MlflowException as error:
-        raise UserError(
-            f"{uri} is not in the registry {tracking}: {error}; run `whisper-router register`"
-        ) from error
     return str(found[-1]), "models:/" + "/".join(map(str, found))
