@@ -28,7 +28,8 @@ from whisper_router.decider.registry import decider_sha256, save_decider
 from whisper_router.decider.training import Examples
 from whisper_router.features.extractors import extract, extractor_identity, pool_states
 from whisper_router.features.hypothesis import confidence
-from whisper_router.features.options import ConfidenceExtractor, EncoderExtractor, SignalExtractor
+from whisper_router.features.kinds import BlocksExtractor
+from whisper_router.features.options import ConfidenceExtractor, SignalExtractor
 from whisper_router.features.store import FeatureReader, write_features
 from whisper_router.files import write_json, write_text
 from whisper_router.hashing import digest
@@ -197,7 +198,7 @@ def package_router(checkpoints: dict[str, Path], clips: list[np.ndarray]) -> Cal
             extractor = SignalExtractor(kind="signal")
             features = [extract(extractor, clip) for clip in clips]
         else:
-            extractor = EncoderExtractor(kind="encoder", arm=read, pool=4)
+            extractor = BlocksExtractor(kind="encoder", arm=read, pool=4)
             features = [
                 pool_states(encoding.states, 0, clip.size, extractor)
                 for encoding, clip in zip(encodings, clips, strict=True)

@@ -204,7 +204,7 @@ def test_an_unknown_kind_is_refused_by_name(path, tmp_path):
 
 def test_a_network_on_confidences_is_refused(tmp_path):
     message = refusal(tmp_path, changed("deciders.line.kind", "mlp"))
-    assert "deciders.line: kind mlp reads encoder states" in message
+    assert "deciders.line: kind mlp looks along frames, and extractor sure of kind confidence has none" in message
 
 
 @pytest.mark.parametrize(
