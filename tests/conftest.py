@@ -202,9 +202,10 @@ def package_router(checkpoints: dict[str, Path], clips: list[np.ndarray]) -> Cal
         strong_weights: Path = checkpoints["multilingual"],
         batch_size: int = 4,
         c: float = 1.0,
+        extractor: AnyExtractor | None = None,
     ) -> Path:
         arms = {"weak": _reference(weak_weights, weak), "strong": _reference(strong_weights, strong)}
-        extractor = EXTRACTORS[kind]
+        extractor = extractor or EXTRACTORS[kind]
         arm = arms[extractor.arm].load()
         features = []
         for clip in clips:

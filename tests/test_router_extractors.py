@@ -1,15 +1,21 @@
 """Routers on each kind of extractor: what they run before and after the decision, and what they then say."""
 
+import shutil
+
 import numpy as np
 import pytest
+from hf_model import save_model
 
 from whisper_router.asr.torch_engine import TorchEncoder
 from whisper_router.cost import Dims, arm_macs, encoder_macs
 from whisper_router.decider.registry import load_decider
 from whisper_router.errors import UserError
 from whisper_router.evaluation import first_blocks
+from whisper_router.features.kinds import AnyExtractor, CombinedExtractor, HfExtractor
+from whisper_router.features.options import SignalExtractor
 from whisper_router.features.reading import Heard, read_feature
-from whisper_router.router import Router
+from whisper_router.registry import requirements
+from whisper_router.router import HF, WEIGHTS, Router, RouterMismatchError
 from whisper_router.serving.savings import savings
 
 KINDS = ("combined", "logmel", "first_block", "combined_block")
@@ -93,11 +99,13 @@ def test_what_the_weak_arm_made_is_gone_on_with(router, kind, waves, blocks_run,
 
 
 def test_texts_are_those_of_the_chosen_arm_alone(router, make_arm, clips, waves):
+    alone = {
+        name: [arm.decode(arm.encode_audio([clip]), [clip])[0].text for clip in clips]
+        for name, arm in (("weak", make_arm("english")), ("strong", make_arm("multilingual")))
+    }
     for threshold in (STRONG, router.policy.threshold, WEAK):
         made = router.transcribe(waves, threshold)
-        for clip, row in zip(clips, made, strict=True):
-            arm = make_arm("english" if row.arm == "weak" else "multilingual")
-            assert row.text == arm.decode(arm.encode_audio([clip]), [clip])[0].text
+        assert [row.text for row in made] == [alone[row.arm][i] for i, row in enumerate(made)]
 
 
 def test_scores_are_the_decider_s_of_the_whole_encoding(router, packaged, kind, clips, waves):
@@ -153,6 +161,32 @@ def test_more_blocks_than_the_encoder_has_are_refused(packaged, waves):
     router.description = router.description.model_copy(update={"extractor": extractor})
     with pytest.raises(UserError, match=r"blocks 2: the strong encoder has 2; give fewer than 2"):
         router.decide(waves[:1])
+
+
+@pytest.mark.parametrize("combined", [False, True])
+def test_a_hugging_face_model_is_checked_by_its_files_and_may_lie_in_the_router(
+    package_router, tmp_path, waves, clips, combined
+):
+    pytest.importorskip("transformers")
+    model = save_model(tmp_path / "model")
+    reads: AnyExtractor = HfExtractor(kind="hf", model=str(model))
+    if combined:
+        reads = CombinedExtractor(kind="combined", parts=(SignalExtractor(kind="signal"), reads))
+    folder = package_router(tmp_path / "router", "hf", extractor=reads)
+    before = Router.load(folder).transcribe(waves)
+    assert {row.arm for row in before} == {"weak", "strong"}
+    assert "transformers==" in " ".join(requirements(folder))
+    shutil.copytree(model, folder / WEIGHTS / HF)
+    model.rename(tmp_path / "away")
+    assert Router.load(folder).transcribe(waves) == before
+    shutil.rmtree(folder / WEIGHTS)
+    with pytest.raises(
+        UserError, match=f"{model} lacks config.json, preprocessor_config.json, model.safetens"
+    ):
+        Router.load(folder)
+    save_model(model, seed=1)
+    with pytest.raises(RouterMismatchError, match="calibrated for another extractor"):
+        Router.load(folder)
 
 
 def test_rows_do_not_depend_on_their_batch(router, waves):

@@ -22,7 +22,7 @@ from whisper_router.audio import SAMPLE_RATE, Audio, AudioError
 from whisper_router.decider.registry import Decider, decider_sha256, load_decider
 from whisper_router.decision import FORCED, Decision, Route, Segment, Spent, Transcript
 from whisper_router.errors import UserError
-from whisper_router.features.kinds import AnyExtractor, blocks_of, encoder_of, parts_of
+from whisper_router.features.kinds import AnyExtractor, blocks_of, encoder_of, parts_of, with_model
 from whisper_router.features.logmel import weak_mel
 from whisper_router.features.options import ArmName
 from whisper_router.features.reading import Heard, identity_of, read_feature, specs_of
@@ -32,7 +32,7 @@ from whisper_router.policy.calibrate import Policy
 from whisper_router.recording import Source, source_windows
 from whisper_router.scoring import NORMALISER
 
-WEIGHTS = "weights"  # folder of embedded checkpoints in a router
+WEIGHTS, HF = "weights", "hf"  # folder of embedded checkpoints in a router, and of an extractor's model in it
 HELD_BATCHES = 4  # windows that are held at a time, in batches
 
 
@@ -141,6 +141,9 @@ class Router:
             raise UserError(f"{folder} holds no router.json; run `whisper-router run` to package a router")
         try:
             description = RouterDescription.model_validate(read_json(folder / "router.json"))
+            if (folder / WEIGHTS / HF).is_dir():
+                extractor = with_model(description.extractor, str(folder / WEIGHTS / HF))
+                description = description.model_copy(update={"extractor": extractor})
             policies = read_policies(folder)
             if description.policy not in policies:
                 raise UserError(f"{folder}: policies/{description.policy}.json is missing; package it again")

@@ -271,5 +271,5 @@ def test_the_first_blocks_are_costed_as_the_pair_says(made):
     _, curves, pair = made
     first = curves["first block"]["macs"].iloc[0]
     least = (pair.weak["macs"] + pair.strong_blocks[1]["macs"]).sum() / pair.strong["macs"].sum()
-    assert first == pytest.approx(least, rel=0.01)
+    assert first == pytest.approx(least, rel=0.02)
     assert first > least  # the decider's own

@@ -15,10 +15,10 @@ from whisper_router.asr.options import DecodeOptions
 from whisper_router.audio import SAMPLE_RATE, audio_sha256
 from whisper_router.cost import Dims
 from whisper_router.errors import UserError
-from whisper_router.features import collate
 from whisper_router.features.collate import Sources, features_of
 from whisper_router.features.combined import over_time, side_by_side
 from whisper_router.features.extractors import pool_states
+from whisper_router.features.hf import load_hf
 from whisper_router.features.kinds import BlocksExtractor, CombinedExtractor, HfExtractor, LogMelExtractor
 from whisper_router.features.logmel import mel_frames, pool_mel, weak_mel
 from whisper_router.features.options import ConfidenceExtractor, SignalExtractor
@@ -134,12 +134,12 @@ def test_states_of_a_hugging_face_model_are_kept_and_made_again(corpus, clips, t
     for i, feature in enumerate(made.values()):
         np.testing.assert_array_equal(feature, read_feature(extractor, Heard(clips[i])))
     Path(stored[0]).write_bytes(b"damaged")
+    read, source = [], load_hf(extractor.model)
     with monkeypatch.context() as patch:
-        loaded = []
-        real = collate.load_hf
-        patch.setattr(collate, "load_hf", lambda model: loaded.append(model) or real(model))
+        feature_of = source.feature
+        patch.setattr(source, "feature", lambda audio, pool: read.append(1) or feature_of(audio, pool))
         again = dict(features_of(extractor, corpus[0], ""))
-    assert len(loaded) == 1
+    assert len(read) == 1
     for id_, feature in made.items():
         np.testing.assert_array_equal(again[id_], feature)
 

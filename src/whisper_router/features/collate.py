@@ -1,6 +1,7 @@
 """Features of a corpus from what stages left: the content store, transcripts, the sound itself."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ from whisper_router.features.logmel import pool_mel, weak_mel
 from whisper_router.features.options import EncoderExtractor
 from whisper_router.features.plain import plain_features
 from whisper_router.features.reading import as_vector
-from whisper_router.labelling import utterances
+from whisper_router.labelling import WORKERS, Utterance, utterances
 from whisper_router.store import ContentStore
 
 Features = Iterator[tuple[str, np.ndarray]]
@@ -81,14 +82,21 @@ def _encoder(extractor: BlocksExtractor, sources: Sources) -> Features:
 
 
 def _hf(extractor: HfExtractor, manifest: pd.DataFrame, title: str) -> Features:
-    store, keys = ContentStore(), hf_keys(extractor)
-    for row in tqdm(utterances(manifest), title, unit="utt"):
-        path = store.encoding_path(row.sha256, *keys)
-        states = store.read_encoding(path) if path.is_file() else None
-        if states is None:
-            states = load_hf(extractor.model).feature(row.load_or_raise(store), extractor.pool)
-            store.write_encoding(path, states)
-        yield row.id, states
+    store, keys, rows = ContentStore(), hf_keys(extractor), utterances(manifest)
+    source = load_hf(extractor.model)
+
+    def make(row: Utterance) -> np.ndarray:
+        states = source.feature(row.load_or_raise(store), extractor.pool)
+        store.write_encoding(store.encoding_path(row.sha256, *keys), states)
+        return states
+
+    lacking = [row for row in rows if not store.encoding_path(row.sha256, *keys).is_file()]
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for _ in tqdm(pool.map(lambda row: make(row).shape, lacking), title, len(lacking), unit="utt"):
+            pass
+    for row in rows:
+        states = store.read_encoding(store.encoding_path(row.sha256, *keys))
+        yield row.id, make(row) if states is None else states
 
 
 def _logmel(extractor: LogMelExtractor, sources: Sources, title: str) -> Features:

@@ -162,6 +162,14 @@ def parts_of(extractor: AnyExtractor) -> tuple[Single, ...]:
     return extractor.parts if extractor.kind == "combined" else (extractor,)
 
 
+def with_model(extractor: AnyExtractor, folder: str) -> AnyExtractor:
+    """The same with its Hugging Face model, if it reads one, in another folder."""
+    if extractor.kind == "combined":
+        parts = tuple(with_model(part, folder) for part in extractor.parts)
+        return extractor.model_copy(update={"parts": parts})
+    return extractor.model_copy(update={"model": folder}) if extractor.kind == "hf" else extractor
+
+
 def encoder_of(extractor: AnyExtractor) -> BlocksExtractor | None:
     """The part that reads an arm's encoder."""
     return next((part for part in parts_of(extractor) if isinstance(part, BlocksExtractor)), None)
