@@ -14,14 +14,17 @@ from whisper_router.experiments.candidates import (
     BEFORE,
     CHOICES,
     DURATION,
+    NO_TAGS,
     NOT_MEASURED,
     PAPER,
     SNR,
+    SPEAKER,
+    TAGS,
     Candidate,
     candidates,
 )
 from whisper_router.experiments.data import Corpus, featurize
-from whisper_router.experiments.figures import blocks_pair, differences, ends, figures
+from whisper_router.experiments.figures import differences, ends, figures
 from whisper_router.experiments.seconds import measure_seconds
 from whisper_router.experiments.setting import Outer, Setting, gather
 from whisper_router.experiments.studies import across, learning_curve, per_doubling
@@ -110,8 +113,9 @@ def experiment(
         label has not run, or the corpus holds too few speakers.
     """
     torch.set_num_threads(1)
-    found = list(candidates() if tried is None else tried)
     corpus = Corpus.load()
+    tags = bool(corpus.tags.shape[1])
+    found = list(candidates(tags) if tried is None else tried)
     featurize(corpus, list(dict.fromkeys(part.extractor for one in found for part in one.parts)))
     for one in found:
         reader_of(one)  # its vectors are made once, before processes share them
@@ -129,13 +133,11 @@ def experiment(
 
     rows: dict[str, Any] = {}
     curves: Curves = {}
-    strong = corpus.transcripts[corpus.transcripts["arm"] == "strong"].set_index("id").loc[labels["id"]]
-    contexts = np.array([int(attempts[0]) for attempts in strong["attempt_contexts"]])
     for one in found:
-        own = pair if one.blocks is None else blocks_pair(pair, corpus.dims["strong"], one.blocks, contexts)
         result = outer[one.name]
+        tagged = corpus.tagged if any(part.extractor == TAGS for part in one.parts) else None
         rows[one.name], curves[one.name] = figures(
-            one, own, labels, result.scores, setting.number, result.macs
+            one, pair, labels, result.scores, setting.number, result.macs, tagged
         )
         rows[one.name] |= {
             "options": one.options.model_dump(mode="json", exclude={"extractor"}),
@@ -186,7 +188,7 @@ def experiment(
         "learning_curve": learning,
         "per_doubling": {name: per_doubling(points) for name, points in learning.items()},
         "across": domains,
-        "not_measured": NOT_MEASURED,
+        "not_measured": NOT_MEASURED if tags else {SPEAKER: NO_TAGS, **NOT_MEASURED},
         "compute": {
             "configurations": len(found),
             "in the choice": len(choosable),
