@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import mode
 from typing import Any
 
 import numpy as np
@@ -162,10 +163,11 @@ def experiment(
     for name in (one.name for one in found if one.group == BEFORE):
         others = {rival: outer[rival].scores for rival in rivals}
         compared[name] = differences(pair, setting.number, outer[name].scores, others) if others else {}
-    hindsights = [by_name[row["hindsight"]] for row in best.values()]
+    names = [name for row in best.values() for name in (row["hindsight"], mode(row["chosen"]))]
+    studied = {name: by_name[name] for name in names}
     corpora = labels["corpus"].nunique()
-    domains = across(setting, hindsights, outer) if corpora > 1 else []
-    learning = {one.name: learning_curve(setting, one, outer[one.name]) for one in hindsights}
+    domains = across(setting, list(studied.values()), outer) if corpora > 1 else []
+    learning = {name: learning_curve(setting, one, outer[name]) for name, one in studied.items()}
     weak, always = ends(pair)
     report = {
         "arms": {name: reference.model for name, reference in corpus.references.items()},
