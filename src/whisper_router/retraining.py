@@ -128,6 +128,11 @@ def stages() -> list[str]:
     return list(YAML(typ="safe").load(Path("dvc.yaml").read_text())["stages"])
 
 
+def up_to_date() -> bool:
+    """Whether DVC finds no stage changed."""
+    return not json.loads(dvc("status", "--json", *stages()))
+
+
 def run_stage(stage: str) -> bool:
     """Bring one stage up to date; False where it was, or where DVC had its outputs.
 
