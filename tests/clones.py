@@ -66,6 +66,16 @@ def call(clone: Path, *arguments: str) -> str:
     return done.stdout
 
 
+def dvc(clone: Path, *arguments: str) -> str:
+    """Run DVC in a clone; its standard output."""
+    command = [str(Path(sys.executable).with_name("dvc")), *arguments]
+    done = subprocess.run(
+        command, cwd=clone, env=variables(clone), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def start(clone: Path, stage: str, **more: str) -> subprocess.Popen[bytes]:
     """Start a stage's flow without DVC, which would bring back outputs that it has in its cache."""
     command = [sys.executable, "-m", f"flows.{stage}"]

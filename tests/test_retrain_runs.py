@@ -5,18 +5,22 @@ import json
 import os
 import random
 import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import yaml
-from clones import call, kill, make_clone, own_server, start, variables
+from clones import call, dvc, kill, make_clone, own_server, start, variables
 from mlflow import MlflowClient
 from webhooks import listening
 
@@ -90,14 +94,15 @@ class Project:
     def branch(self) -> str:
         return self.git("branch", "--show-current")
 
+    @cached_property
     def client(self) -> MlflowClient:
         return MlflowClient(f"sqlite:///{self.folder}/mlruns/mlflow.db")
 
     def versions(self) -> list[str]:
-        return sorted(str(entry.version) for entry in self.client().search_model_versions(f"name='{MODEL}'"))
+        return sorted(str(entry.version) for entry in self.client.search_model_versions(f"name='{MODEL}'"))
 
     def champion(self) -> str | None:
-        found = self.client().get_registered_model(MODEL).aliases.get("champion")
+        found = self.client.get_registered_model(MODEL).aliases.get("champion")
         return None if found is None else str(found)
 
     def put(self, name: str, take: int) -> int:
@@ -129,7 +134,7 @@ def speakers() -> list[str]:
 
 def settings(project: Project, arms: dict[str, Any], hook: str, threshold: float) -> None:
     """Write and commit params.yaml; its gate lets pass whatever saves."""
-    document = {
+    document = yaml.safe_load((project.folder / "params.yaml").read_text()) | {
         "ingest": {
             "root": "data/corpora",
             "corpora": [{"name": "calls", "kind": "audiofolder", "path": "calls"}],
@@ -173,15 +178,29 @@ def project(tmp_path_factory, checkpoints, make_arm, plain, speech, wav) -> Iter
             script = made.folder / ".git/hooks" / name
             script.write_text(f"#!/bin/sh\n{line}\nexit 0\n")
             script.chmod(0o755)
-        (made.folder / ".dvc/config.local").unlink(missing_ok=True)
-        subprocess.run(
-            ["dvc", "remote", "add", "-q", "-d", "folder", str(made.remote)], cwd=made.folder, check=True
-        )
+        dvc(made.folder, "remote", "add", "-q", "-d", "folder", str(made.remote))
         settings(made, arms, hook, 0.0)
         made.put("first", 1)
         made.retrain()
         settings(made, arms, hook, 1.0)
         yield made
+
+
+def ask(project: Project, what: str, **body: object) -> list[dict[str, Any]]:
+    """What Prefect's API finds."""
+    request = urllib.request.Request(
+        f"{project.server}/{what}/filter", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def task_states(project: Project, run: dict[str, Any], count: int) -> dict[str, str]:
+    """States of a run's tasks by name, once so many are there: they reach the API some seconds late."""
+    mine, deadline = {"flow_run_id": {"any_": [run["id"]]}}, time.monotonic() + 30
+    while len(tasks := ask(project, "task_runs", task_runs=mine)) < count and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return {task["name"].rsplit("-", 1)[0]: task["state"]["name"] for task in tasks}
 
 
 def contest_lines(project: Project, version: str) -> int:
@@ -207,13 +226,13 @@ def test_a_retraining_killed_at_its_steps_ends_as_if_it_had_not_been(project: Pr
     project.kill_at("on retrain/*")
     assert project.branch().startswith("retrain/")
     project.kill_when(lambda: len(list(project.remote.rglob("*"))) > pushed)
-    runs = len(project.client().search_runs(["1"]))
-    project.kill_when(lambda: len(project.client().search_runs(["1"])) > runs)
+    runs = len(project.client.search_runs(["1"]))
+    project.kill_when(lambda: len(project.client.search_runs(["1"])) > runs)
     project.kill_when(lambda: "version 2 registered" in project.log)
     assert project.versions() == ["1", "2"]
     for version in "21":
         project.kill_when(lambda version=version: contest_lines(project, version) > 2)
-    assert "gate" not in project.client().get_model_version(MODEL, "2").tags
+    assert "gate" not in project.client.get_model_version(MODEL, "2").tags
     project.kill_when(lambda: "gate: size passed" in project.log)
     assert project.champion() == "1"
     project.kill_at("prepared * refs/heads/main*")  # the alias has moved
@@ -228,6 +247,9 @@ def test_a_retraining_killed_at_its_steps_ends_as_if_it_had_not_been(project: Pr
         assert "nothing new" in project.retrain()
         assert (project.champion(), project.versions(), project.branch()) == ("2", ["1", "2"], "main")
         assert [body["version"] for body in project.told] == ["1", "2"]
+    (run,) = ask(project, "flow_runs", sort="START_TIME_DESC", limit=1)
+    states = task_states(project, run, len(STAGES) + 2)
+    assert {states[stage] for stage in STAGES} == {"Cached"}
     assert project.told[1]["champion"]
     assert project.git("status", "--porcelain", "--untracked-files=no") == ""
     assert project.git("branch", "--list", "retrain/*", "--no-merged", "main") == ""
@@ -279,20 +301,52 @@ def test_the_champion_is_run_with_the_code_that_was_logged_with_it(project: Proj
         mlflow.set_tracking_uri(None)
 
 
+def prefect(project: Project, *arguments: str) -> "subprocess.Popen[bytes]":
+    """Start a command of Prefect in the clone."""
+    command = [str(Path(sys.executable).with_name("prefect")), "--no-prompt", *arguments]
+    own = {"PREFECT_API_URL": project.server, "PREFECT_HOME": str(project.folder / ".prefect")}
+    environment = variables(project.folder, **own)
+    with (project.folder / "prefect.log").open("a") as log:
+        return subprocess.Popen(command, cwd=project.folder, env=environment, stdout=log, stderr=log)
+
+
+def test_a_schedule_fires_on_a_worker_and_ends_in_a_new_version(project: Project) -> None:
+    number, log = str(len(project.versions()) + 1), project.folder / "prefect.log"
+    project.put("third", 3)
+    for command in (
+        ("work-pool", "create", "whisper-router", "--type", "process"),
+        ("deploy", "--name", "nightly", "--cron", "* * * * *"),
+    ):
+        assert prefect(project, *command).wait() == 0, log.read_text()
+    (deployment,) = ask(project, "deployments")
+    completed = {"deployment_id": {"any_": [deployment["id"]]}, "state": {"type": {"any_": ["COMPLETED"]}}}
+    worker = prefect(project, "worker", "start", "--pool", "whisper-router")
+    try:
+        while not ask(project, "flow_runs", flow_runs=completed):
+            assert worker.poll() is None, log.read_text()
+            time.sleep(0.5)
+    finally:
+        processes = [*psutil.Process(worker.pid).children(recursive=True), psutil.Process(worker.pid)]
+        for process in reversed(processes):
+            process.kill()
+        worker.wait()
+    (run,) = ask(project, "flow_runs", flow_runs=completed)
+    assert run["auto_scheduled"]
+    assert project.versions()[-1] == project.told[-1]["version"] == number
+    states = task_states(project, run, len(STAGES) + 5)
+    assert {states.pop(stage) for stage in STAGES} == {"Completed"}
+    assert set(states) == {"take-in", "commit-and-push", "register", "gate", "finish"}
+    (artifact,) = ask(project, "artifacts", artifacts={"flow_run_id": {"any_": [run["id"]]}})
+    assert artifact["data"].startswith(f"## Version {number}")
+
+
 def test_a_cold_machine_has_all_from_the_remote(project: Project, tmp_path: Path) -> None:
     cold = tmp_path / "cold"
     project.git("clone", "-q", str(project.folder), str(cold))
 
-    def dvc(*arguments: str) -> str:
-        done = subprocess.run(
-            ["dvc", *arguments], cwd=cold, env=variables(cold), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    dvc("pull")
-    assert json.loads(dvc("status", "--json")) == {}
-    assert "Running stage" not in dvc("repro")
+    dvc(cold, "pull")
+    assert json.loads(dvc(cold, "status", "--json")) == {}
+    assert "Running stage" not in dvc(cold, "repro")
     assert (cold / "dvc.lock").read_text() == (project.folder / "dvc.lock").read_text()
     assert not (cold / "mlruns/mlflow.db").exists()
     links = json.loads(call(cold, "audit", "data/router", "--json"))["links"]
