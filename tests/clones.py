@@ -6,8 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
+
+from whisper_router import environment
+from whisper_router.run import prefect_server
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,6 +29,20 @@ def make_clone(folder: Path) -> Path:
     for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "clone"]):
         subprocess.run(["git", *command], cwd=folder, check=True)
     return folder
+
+
+@contextmanager
+def own_server(home: Path) -> Iterator[str]:
+    """A Prefect server with its state in ``home``; its API's URL."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("PREFECT_"):
+                patch.delenv(name)
+        for name, value in environment._DEFAULTS.items():
+            patch.setenv(name, value)
+        patch.setenv("PREFECT_HOME", str(home))
+        with prefect_server() as url:
+            yield url
 
 
 def variables(clone: Path, **more: str) -> dict[str, str]:
@@ -41,6 +61,16 @@ def call(clone: Path, *arguments: str) -> str:
         capture_output=True,
         text=True,
         check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def dvc(clone: Path, *arguments: str) -> str:
+    """Run DVC in a clone; its standard output."""
+    command = [str(Path(sys.executable).with_name("dvc")), *arguments]
+    done = subprocess.run(
+        command, cwd=clone, env=variables(clone), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
