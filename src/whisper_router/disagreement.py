@@ -1,6 +1,6 @@
 """How far the texts of both arms differ, in words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import jiwer
@@ -23,7 +23,7 @@ def disagreements(weak: Sequence[str], strong: Sequence[str]) -> list[Disagreeme
         (normalise(one).split(), normalise(other).split()) for one, other in zip(weak, strong, strict=True)
     ]
     spoken = [(one, other) for one, other in pairs if one and other]
-    edits = iter(())
+    edits: Iterator[list[jiwer.AlignmentChunk]] = iter(())
     if spoken:
         made = jiwer.process_words([" ".join(o) for _, o in spoken], [" ".join(w) for w, _ in spoken])
         edits = iter(made.alignments)

@@ -96,7 +96,8 @@ class PredictionLog:
     def __init__(self, folder: Path, rows: int, seconds: float, text: bool, kind: str = PREDICTIONS) -> None:
         self._folder, self._rows, self._seconds, self._kind = folder, rows, seconds, kind
         self._columns = TABLES[kind]
-        self._hidden = {} if text else {name: None for name in self._columns if name.startswith("text")}
+        texts = [name for name in self._columns if name.startswith("text")]
+        self._hidden: dict[str, None] = {} if text else dict.fromkeys(texts)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
