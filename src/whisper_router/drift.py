@@ -2,9 +2,9 @@
 
 A figure has drifted where its change is both large and found. Large is a population stability index of at
 least 0.25, the usual mark of a major shift, or a tenth of all utterances that go to another arm, or a WER up
-by a quarter. Found is at 5 % shared among the figures, by a Kolmogorov-Smirnov test or Fisher's on as many
-utterances as the sample is worth: those of one speaker are alike, as much as on the calibration split
-(`clusters.design_effect`). Utterances counted one by one raised a false alarm in up to 22 of 100 samples.
+by a quarter. Found is at 5 % shared among the figures, by a Kolmogorov-Smirnov test, Fisher's or a bootstrap, on
+as many utterances as the sample is worth: those of one speaker are alike, as much as on the calibration split
+(`clusters.design_effect`). Counted one by one they raised a false alarm in up to 22 of 100 samples.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ DISTRIBUTIONS = {
 MIN_ROWS = 100
 BINS = 10
 PSI_MINOR, PSI_MAJOR = 0.1, 0.25
-SIGNIFICANCE = 0.05 / (len(DISTRIBUTIONS) + 1)
+SIGNIFICANCE = 0.05 / (len(DISTRIBUTIONS) + 2)
 SHARE_CHANGE = 0.1  # of all utterances
 WER_RISE = 0.25  # of the calibration split's
 
@@ -194,7 +194,7 @@ def _estimated(baseline: Baseline, shadow: pd.DataFrame) -> list[Finding]:
         )
         return [Finding("wer_routed", "not measured", None, None, None, None, detail)]
     made = estimate(known, baseline.design_effect["differences"], spoken)
-    found, large = made.interval[0] > made.wer_before, made.wer >= (1 + WER_RISE) * made.wer_before
+    found, large = made.p < SIGNIFICANCE, made.wer >= (1 + WER_RISE) * made.wer_before
     verdict: Verdict = "drift" if found and large else "watch" if found else "stable"
     low, high = made.interval
     return [
@@ -204,7 +204,7 @@ def _estimated(baseline: Baseline, shadow: pd.DataFrame) -> list[Finding]:
             made.disagreement_before,
             made.disagreement,
             None,
-            None,
+            made.p,
             f"differences between both arms a word, {len(spoken)} windows",
         ),
         Finding(
@@ -213,7 +213,7 @@ def _estimated(baseline: Baseline, shadow: pd.DataFrame) -> list[Finding]:
             made.wer_before,
             made.wer,
             None,
-            None,
+            made.p,
             f"WER that this makes likely, {low:.1%} to {high:.1%}",
             made.interval,
         ),

@@ -22,13 +22,14 @@ COUNTS = ("words", "errors", "words_strong", "differences")
 
 @dataclass(frozen=True)
 class WerEstimate:
-    """Disagreement and WER on the calibration split and now; interval of 95 %."""
+    """Disagreement and WER on the calibration split and now."""
 
     disagreement_before: float
     disagreement: float
     wer_before: float
     wer: float
-    interval: tuple[float, float]
+    interval: tuple[float, float]  # of wer, 95 %
+    p: float  # share of the resamples in which the disagreement is no higher than before
 
 
 def differing(words_strong: np.ndarray, differences: np.ndarray, speakers: np.ndarray) -> float:
@@ -38,7 +39,7 @@ def differing(words_strong: np.ndarray, differences: np.ndarray, speakers: np.nd
 
 
 def estimate(by_speaker: pd.DataFrame, effect: float, shadow: pd.DataFrame) -> WerEstimate:
-    """The routed WER behind shadow rows.
+    """The routed WER of the audio that shadow rows were drawn from.
 
     The interval is a bootstrap over the calibration split's speakers and over the shadow rows, of which so
     many fewer are drawn as speakers repeat themselves on the calibration split: the log knows no speaker.
@@ -62,8 +63,10 @@ def estimate(by_speaker: pd.DataFrame, effect: float, shadow: pd.DataFrame) -> W
     before = random.multinomial(len(known), np.full(len(known), 1 / len(known)), RESAMPLES) @ known
     rows = np.stack([now[random.integers(len(now), size=drawn)].sum(axis=0) for _ in range(RESAMPLES)])
     with np.errstate(invalid="ignore", divide="ignore"):
-        sample = before[:, 1] / before[:, 0] * (rows[:, 1] / rows[:, 0]) / (before[:, 3] / before[:, 2])
-    low, high = np.quantile(sample[np.isfinite(sample)], [0.025, 0.975])
+        rise = (rows[:, 1] / rows[:, 0]) / (before[:, 3] / before[:, 2])
+    finite = np.isfinite(rise)
+    rise, before = rise[finite], before[finite]
+    low, high = np.quantile(rise * before[:, 1] / before[:, 0], [0.025, 0.975])
     words, errors, strong, differences = known.sum(axis=0)
     disagreement = now[:, 1].sum() / now[:, 0].sum()
     wer = errors / words
@@ -73,4 +76,5 @@ def estimate(by_speaker: pd.DataFrame, effect: float, shadow: pd.DataFrame) -> W
         wer,
         wer * disagreement / (differences / strong),
         (float(low), float(high)),
+        float((rise <= 1).mean()),
     )
