@@ -4,8 +4,8 @@ A figure has drifted where its change is both large and found. Large is a popula
 least 0.25, the usual mark of a major shift, or a tenth of all utterances that go to another arm, or a WER up
 by a quarter. Found is at 5 % shared among the figures, by a Kolmogorov-Smirnov test, Fisher's or a bootstrap.
 Each counts as many utterances as the sample is worth: those of one speaker are alike, as much as on the
-calibration split (`clusters.design_effect`). Counted one by one they raised a false alarm in up to 22 of 100
-samples.
+calibration split (`clusters.design_effect`). Counted one by one they raised a false alarm in one of five
+samples of 100.
 """
 
 from collections.abc import Sequence
