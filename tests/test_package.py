@@ -51,8 +51,8 @@ def test_the_baseline_is_the_calibration_split_as_it_is_routed(tmp_path, monkeyp
         }
     )
     heard = {
-        "strong": ["one two", "one two three", "one", "no"],
-        "weak": ["One", "one two three", "one two", ""],
+        "strong": ["good day", "good old day", "good", "no"],
+        "weak": ["Good", "good old day", "good day", ""],
     }
     rows = [
         {"id": id_, "arm": arm, "hypothesis": text, "avg_logprob": -len(arm) - i}
