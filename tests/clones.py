@@ -52,12 +52,12 @@ def variables(clone: Path, **more: str) -> dict[str, str]:
     return {**kept, **own, **more}
 
 
-def call(clone: Path, *arguments: str) -> str:
+def call(clone: Path, *arguments: str, **more: str) -> str:
     """Run whisper-router's command in a clone; its standard output."""
     done = subprocess.run(
         [sys.executable, "-c", "from whisper_router.cli import app; app()", *arguments],
         cwd=clone,
-        env=variables(clone),
+        env=variables(clone, **more),
         capture_output=True,
         text=True,
         check=False,

@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 
 from whisper_router import git
 from whisper_router.asr.reference import arm_references
-from whisper_router.contest import ContestError, Performance, run_registered, short, unseen
+from whisper_router.contest import ContestError, Performance, short, side_by_side, unseen
 from whisper_router.cost import Dims
 from whisper_router.errors import UserError
 from whisper_router.evaluation import build_pair, routed_cost, spent_on
@@ -212,8 +212,7 @@ def hold_contest(version: ModelVersion, current: ModelVersion) -> Contest:
     if rows.empty:
         raise ContestError(f"version {current.version} has seen every test speaker")
     labels = labels.set_index("id").loc[rows["id"]].reset_index()
-    challenger = run_registered(str(version.version), rows)
-    before = run_registered(str(current.version), rows)
+    before, challenger = side_by_side([str(current.version), str(version.version)], rows)
     return Contest(
         before,
         challenger,
