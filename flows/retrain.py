@@ -8,6 +8,7 @@ With a Prefect server and a process work pool: prefect.yaml.
 
 import argparse
 import os
+from pathlib import Path
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
@@ -16,34 +17,34 @@ from prefect.client.schemas import State
 from prefect.states import Completed
 
 from flows.stage import main
-from whisper_router import environment, git, retraining
+from whisper_router import environment, intake, retraining, trigger
 from whisper_router.files import read_json
 from whisper_router.gate import Verdict
 from whisper_router.params import Params, load_params
 from whisper_router.paths import METRICS
 from whisper_router.promotion import registry
-from whisper_router.registry import register
+from whisper_router.registry import known_version, register
 from whisper_router.run import prefect_server
 
 
 @task(name="take-in", cache_policy=NO_CACHE)
-def take_in(params: Params) -> None:
-    """New audio of the drop folder into its corpus."""
-    taken = retraining.take_in(params, params.retrain)
+def take_in(params: Params) -> Path | None:
+    """New audio of the drop folder into its corpus; its .dvc file."""
+    taken = intake.take_in(params)
     print(f"retrain: {len(taken)} new batches{': ' if taken else ''}{', '.join(taken)}")
+    return retraining.track(params)
 
 
 @task(name="stage", task_run_name="{stage}", cache_policy=NO_CACHE)
-def run_stage(stage: str) -> State[None]:
-    """One stage of the DAG through DVC; shown as cached where nothing ran."""
-    ran = retraining.run_stage(stage)
+def run_stage(stage: str, fresh: bool) -> State[None]:
+    """One stage of the DAG through DVC, unless all are fresh; shown as cached where nothing ran."""
+    ran = not fresh and retraining.run_stage(stage)
     return Completed() if ran else Completed(name="Cached", message="up to date by dvc.lock")
 
 
 @task(name="commit-and-push", cache_policy=NO_CACHE)
-def commit_and_push(params: Params) -> str | None:
+def commit_and_push(tracked: Path | None, params: Params) -> str | None:
     """dvc.lock on a branch of its own, data on the DVC remote."""
-    tracked = retraining.track(params, params.retrain)
     branch = retraining.commit_lock(tracked)
     if branch is not None:
         print(f"retrain: {branch}: {retraining.push(params.retrain)}")
@@ -53,7 +54,7 @@ def commit_and_push(params: Params) -> str | None:
 @task(name="register", cache_policy=NO_CACHE)
 def register_version() -> str:
     """The router as a version of the registry, once for each dvc.lock."""
-    made = register()
+    made = register(alias=False)
     print(f"retrain: version {made.version} {'registered' if made.new else 'was registered before'}")
     return made.version
 
@@ -68,12 +69,11 @@ def gate(version: str, params: Params) -> list[Verdict]:
 
 
 @task(name="finish", cache_policy=NO_CACHE)
-def finish(version: str, verdicts: list[Verdict], trunk: str, params: Params) -> None:
+def finish(version: str, verdicts: list[Verdict], params: Params) -> None:
     """Move the alias and merge, or go back; tell the webhook."""
     passed = all(verdict.passed for verdict in verdicts)
-    told = retraining.outcome(version, verdicts, trunk)
-    retraining.finish(registry(), version, passed, trunk)
-    retraining.notify(registry(), version, told, params.retrain)
+    retraining.finish(registry(), version, passed, params.retrain.branch)
+    retraining.notify(registry(), version, params.retrain)
     print(f"retrain: version {version} {'serves' if passed else 'does not serve'}")
 
 
@@ -89,24 +89,27 @@ def _markdown(version: str, verdicts: list[Verdict]) -> str:
 def retrain() -> None:
     """One retraining; the same command goes on with one that was killed."""
     environment.prepare()
-    params = load_params()
     with retraining.alone():
-        trunk = params.retrain.branch
-        going_on = git.text("branch", "--show-current").startswith(retraining.BRANCH)
-        if not going_on:
-            take_in(params)
+        params = load_params()
+        if not trigger.begin(params.retrain):
+            return
+        tracked = None if retraining.going_on(params.retrain.branch) else take_in(params)
+        fresh = retraining.up_to_date()
         for stage in retraining.stages():
-            run_stage(stage)
-        branch = commit_and_push(params)
-        if branch is None:
+            run_stage(stage, fresh)
+        if commit_and_push(tracked, params) is None:
             print("retrain: nothing new: dvc.lock is that of the last commit, no version is registered")
+            if known := known_version(registry()):  # that an earlier run was killed before it was told
+                retraining.notify(registry(), str(known.version), params.retrain)
+            trigger.end()
             return
         version = register_version()
         verdicts = gate(version, params)
         create_markdown_artifact(
             _markdown(version, verdicts), key="retrain", description=f"version {version}"
         )
-        finish(version, verdicts, trunk, params)
+        finish(version, verdicts, params)
+        trigger.end()
 
 
 def _command() -> None:

@@ -6,8 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
+
+from whisper_router import environment
+from whisper_router.run import prefect_server
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,6 +31,20 @@ def make_clone(folder: Path) -> Path:
     return folder
 
 
+@contextmanager
+def own_server(home: Path) -> Iterator[str]:
+    """A Prefect server with its state in ``home``; its API's URL."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("PREFECT_"):
+                patch.delenv(name)
+        for name, value in environment._DEFAULTS.items():
+            patch.setenv(name, value)
+        patch.setenv("PREFECT_HOME", str(home))
+        with prefect_server() as url:
+            yield url
+
+
 def variables(clone: Path, **more: str) -> dict[str, str]:
     """The environment of a command in a clone."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT", "MLFLOW"))}
@@ -32,15 +52,25 @@ def variables(clone: Path, **more: str) -> dict[str, str]:
     return {**kept, **own, **more}
 
 
-def call(clone: Path, *arguments: str) -> str:
+def call(clone: Path, *arguments: str, **more: str) -> str:
     """Run whisper-router's command in a clone; its standard output."""
     done = subprocess.run(
         [sys.executable, "-c", "from whisper_router.cli import app; app()", *arguments],
         cwd=clone,
-        env=variables(clone),
+        env=variables(clone, **more),
         capture_output=True,
         text=True,
         check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def dvc(clone: Path, *arguments: str) -> str:
+    """Run DVC in a clone; its standard output."""
+    command = [str(Path(sys.executable).with_name("dvc")), *arguments]
+    done = subprocess.run(
+        command, cwd=clone, env=variables(clone), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

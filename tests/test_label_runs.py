@@ -10,10 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from clones import call, kill, make_clone, start
-
-from whisper_router import environment
-from whisper_router.run import prefect_server
+from clones import call, kill, make_clone, own_server, start
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.real]
 
@@ -36,15 +33,8 @@ def corpus(utterances: int) -> str:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One Prefect server for all runs of the module."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith("PREFECT_"):
-                patch.delenv(name)
-        for name, value in environment._DEFAULTS.items():
-            patch.setenv(name, value)
-        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
-        with prefect_server() as url:
-            yield url
+    with own_server(tmp_path_factory.mktemp("prefect")) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

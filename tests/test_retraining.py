@@ -1,17 +1,15 @@
 """The steps of a retraining that need no training: drop folder, branches, gate, alias, webhook."""
 
-import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from webhooks import listening
 
-from whisper_router import git, retraining
+from whisper_router import git, intake, retraining
 from whisper_router.contest import ContestError
 from whisper_router.errors import UserError
 from whisper_router.gate import Verdict
@@ -19,12 +17,13 @@ from whisper_router.params import Params
 from whisper_router.promotion import MODEL, champion, move_champion, registry
 from whisper_router.retrain_options import GateOptions, RetrainOptions
 
-GOOD, BAD = Verdict("size", True, "small"), Verdict("slices", False, "corpus calls: WER up by 9.00%")
+BAD = Verdict("slices", False, "corpus calls: WER up by 9.00%")
 
 
-def params(root: Path) -> Params:
+def params(root: Path, **retrain: object) -> Params:
     return Params.model_validate(
         {
+            "retrain": retrain,
             "ingest": {
                 "root": str(root),
                 "corpora": [
@@ -53,34 +52,58 @@ def test_complete_batches_move_and_others_stay(tmp_path):
     batch(drop / "tuesday", "metadata.jsonl")
     batch(drop / ".wednesday")
     (drop / "notes").mkdir()
-    options = RetrainOptions(drop=str(drop), corpus="calls")
-    assert retraining.take_in(params(root), options) == ["monday", "tuesday"]
+    wanted = params(root, drop=str(drop), corpus="calls")
+    assert intake.take_in(wanted) == ["monday", "tuesday"]
     assert (root / "calls/monday/a.wav").read_bytes() == b"sound"
     assert sorted(path.name for path in drop.iterdir()) == [".wednesday", "notes"]
-    assert retraining.take_in(params(root), options) == []
+    assert intake.take_in(wanted) == []
 
 
 def test_a_batch_of_a_known_name_gets_another(tmp_path):
     drop, root = tmp_path / "drop", tmp_path / "corpora"
     batch(root / "calls" / "monday")
     batch(drop / "monday")
-    options = RetrainOptions(drop=str(drop), corpus="calls")
-    assert retraining.take_in(params(root), options) == ["monday-2"]
+    batch(drop / "monday-2")
+    taken = intake.take_in(params(root, drop=str(drop), corpus="calls"))
+    assert taken == ["monday-2", "monday-2-2"]
     assert (root / "calls/monday/a.wav").is_file()
+
+
+def test_batches_whose_move_was_killed_are_finished_and_taken_once(tmp_path):
+    drop, calls = tmp_path / "drop", tmp_path / "corpora/calls"
+    batch(drop / ".taken-claimed")
+    batch(drop / ".taken-copied")
+    (calls / ".claimed").mkdir(parents=True)
+    (calls / ".claimed/half.wav").write_bytes(b"ha")
+    batch(calls / "copied")
+    batch(drop / ".taken-deleted")
+    batch(calls / "deleted")
+    (drop / ".taken-deleted/metadata.csv").unlink()
+    batch(drop / "copied")
+    taken = intake.take_in(params(tmp_path / "corpora", drop=str(drop), corpus="calls"))
+    assert taken == ["claimed", "copied", "copied-2", "deleted"]
+    assert sorted(path.name for path in calls.iterdir()) == taken
+    assert all(sorted(p.name for p in (calls / n).iterdir()) == ["a.wav", "metadata.csv"] for n in taken)
+    assert list(drop.iterdir()) == []
 
 
 @pytest.mark.parametrize("corpus", [None, "talks", "nobody"])
 def test_batches_need_a_corpus_to_go_to(tmp_path, corpus):
     batch(tmp_path / "drop" / "monday")
-    options = RetrainOptions(drop=str(tmp_path / "drop"), corpus=corpus)
     with pytest.raises(UserError, match=f"retrain.corpus: {corpus!r} is not a corpus of kind audiofolder"):
-        retraining.take_in(params(tmp_path), options)
+        intake.take_in(params(tmp_path, drop=str(tmp_path / "drop"), corpus=corpus))
     assert (tmp_path / "drop/monday/a.wav").is_file()
 
 
+def test_a_drop_folder_that_is_gone_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"retrain.drop: .*away is not a folder; is it mounted"):
+        intake.take_in(params(tmp_path, drop=str(tmp_path / "away"), corpus="calls"))
+
+
 def test_two_retrainings_do_not_run_at_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
-    with retraining.alone(), pytest.raises(UserError, match="another retraining"), retraining.alone():
+    monkeypatch.chdir(tmp_path)
+    who = rf"another retraining of {tmp_path} runs: process {os.getpid()} on .*, since 20"
+    with retraining.alone(), pytest.raises(UserError, match=who), retraining.alone():
         pass
     with retraining.alone():
         pass
@@ -118,7 +141,7 @@ def test_a_new_lock_is_committed_on_its_branch_once(repository):
     assert git.text("status", "--porcelain", "--untracked-files=no") == ""
 
 
-def test_a_lock_on_a_newer_trunk_is_a_new_commit(repository):
+def test_a_lock_of_an_earlier_branch_keeps_its_commit_and_merges_with_a_newer_trunk(client):
     Path("dvc.lock").write_text("two\n")
     branch = retraining.commit_lock(None)
     commit = git.text("rev-parse", "HEAD")
@@ -127,8 +150,34 @@ def test_a_lock_on_a_newer_trunk_is_a_new_commit(repository):
     git.do("commit", "-qam", "more")
     Path("dvc.lock").write_text("two\n")
     assert retraining.commit_lock(None) == branch
-    assert git.text("rev-parse", "HEAD") != commit
-    assert Path("README.md").read_text() == "more\n"
+    assert git.text("rev-parse", "HEAD") == commit
+    retraining.finish(client, "2", True, "main")
+    assert git.text("branch", "--show-current") == "main"
+    assert git.ask("merge-base", "--is-ancestor", commit, "main") is not None
+    assert (Path("README.md").read_text(), Path("dvc.lock").read_text()) == ("more\n", "two\n")
+
+
+def test_a_branch_that_does_not_merge_is_left_whole_and_said(client):
+    Path("dvc.lock").write_text("two\n")
+    branch = retraining.commit_lock(None)
+    git.do("switch", "-q", "main")
+    Path("dvc.lock").write_text("three\n")
+    git.do("commit", "-qam", "three")
+    git.do("switch", "-q", str(branch))
+    with pytest.raises(UserError, match=f"{branch} does not merge with main"):
+        retraining.finish(client, "2", True, "main")
+    assert git.text("status", "--porcelain", "--untracked-files=no") == ""
+    assert Path("dvc.lock").read_text() == "two\n"
+
+
+def test_a_retraining_starts_from_the_trunk_or_goes_on(repository):
+    assert not retraining.going_on("main")
+    Path("dvc.lock").write_text("two\n")
+    retraining.commit_lock(None)
+    assert retraining.going_on("main")
+    git.do("switch", "-qc", "mine", "main")
+    with pytest.raises(UserError, match="is on mine, a retraining starts from main: `git switch main`"):
+        retraining.going_on("main")
 
 
 def test_other_changes_are_not_swept_along(repository):
@@ -204,36 +253,34 @@ def test_the_first_version_needs_no_champion(client, monkeypatch, tmp_path):
 
 @pytest.fixture
 def webhook():
-    """A server that keeps what it is sent."""
-    got: list[dict[str, object]] = []
+    with listening() as heard:
+        yield heard
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/hook", got
-    server.shutdown()
+def judged(client: MlflowClient) -> None:
+    for key, value in {"gate.size": "passed: small", "gate.slices": f"failed: {BAD.detail}"}.items():
+        client.set_model_version_tag(MODEL, "2", key, value)
+    client.set_model_version_tag(MODEL, "2", "gate", "failed")
+    client.set_model_version_tag(MODEL, "2", "git_commit", "abc")
 
 
 def test_the_webhook_is_told_once_a_version(client, webhook):
     url, got = webhook
-    told = retraining.outcome("2", [GOOD, BAD], "main")
+    options = RetrainOptions(webhook=url)
+    retraining.notify(client, "2", options)
+    assert got == []  # nothing was judged
+    judged(client)
     for _ in "twice":
-        retraining.notify(client, "2", told, RetrainOptions(webhook=url))
+        retraining.notify(client, "2", options)
     assert len(got) == 1
     assert (got[0]["version"], got[0]["gate"], got[0]["champion"]) == ("2", "failed", False)
+    assert got[0]["commit"] == "abc"
     assert got[0]["rules"][1]["detail"] == BAD.detail
 
 
 def test_a_webhook_that_is_gone_stops_nothing(client, capsys):
-    retraining.notify(client, "2", {}, RetrainOptions(webhook="http://127.0.0.1:9/hook"))
+    judged(client)
+    retraining.notify(client, "2", RetrainOptions(webhook="http://127.0.0.1:9/hook"))
     assert "was not reached" in capsys.readouterr().err
     assert "notified" not in client.get_model_version(MODEL, "2").tags
 

@@ -204,7 +204,7 @@ def register(
     from whisper_router.promotion import CHAMPION, MODEL
     from whisper_router.registry import register as register_model
 
-    made = register_model(champion, embed_weights)
+    made = register_model(champion or None, embed_weights)
     if as_json:
         print(json.dumps(asdict(made)))
         return

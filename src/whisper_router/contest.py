@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from whisper_router.serving.uri import use_registry
 from whisper_router.store import ContentStore
 from whisper_router.wav import wav_bytes
 
+RESULTS, SAID = "results.jsonl", "said.txt"  # of a contest's process
 SPEAKERS = "speakers.json"  # artifact of a run: digests of the speakers of train, dev and calibration
 
 
@@ -69,8 +72,87 @@ def unseen(test: pd.DataFrame, version: ModelVersion) -> pd.DataFrame:
     return test[~test["speaker"].map(speaker_digest).isin(seen)]
 
 
-def run_registered(version: str, rows: pd.DataFrame) -> Performance:
-    """Let a registered version transcribe manifest rows in a process of its own; a killed run goes on.
+def write_audio(rows: pd.DataFrame) -> Path:
+    """A folder with a WAV file for each row of the manifest, by the hash of its samples."""
+    store = ContentStore()
+    folder = store.root / "contests" / f"audio-{digest(rows['sha256'].tolist())[:16]}"
+    for row, sha256 in zip(utterances(rows), rows["sha256"], strict=True):
+        path = folder / f"{sha256}.wav"
+        if not path.is_file():
+            with replacing(path) as temporary:
+                temporary.write_bytes(wav_bytes(row.load_or_raise(store)))
+    return folder
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A registered version over the files of a folder, in a process of its own."""
+
+    version: str
+    source: Path
+    work: Path
+    process: "subprocess.Popen[bytes]"
+
+    @classmethod
+    def start(cls, version: str, rows: pd.DataFrame, audio: Path) -> "_Run":
+        """Go on where a killed run was.
+
+        The process computes on one thread, as label does: where others compute beside it, threads that wait
+        for each other take many times as long.
+        """
+        uri = f"models:/{MODEL}/{version}"
+        source = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+        identity = digest([str(source), rows["sha256"].tolist()])[:16]
+        work = ContentStore().root / "contests" / f"{version}-{identity}"
+        _mend(work / RESULTS)
+        variables = {**os.environ, "MLFLOW_TRACKING_URI": use_registry(), "OMP_NUM_THREADS": "1"}
+        variables.pop("PYTHONPATH", None)
+        script = str(Path(registered_model.__file__))
+        command = [sys.executable, "-P", script, uri, str(audio), str(work / RESULTS)]
+        with (work / SAID).open("wb") as said:
+            process = subprocess.Popen(command, env=variables, stdout=said, stderr=said)
+        return cls(version, source, work, process)
+
+    def runs(self) -> bool:
+        """Whether its process runs.
+
+        Raises
+        ------
+        ContestError
+            The process failed; with its last line.
+        """
+        code = self.process.poll()
+        if code:
+            said = (self.work / SAID).read_text(errors="replace").strip().splitlines()
+            raise ContestError(f"version {self.version} cannot be run: {(said or [f'exit code {code}'])[-1]}")
+        return code is None
+
+    def done(self) -> int:
+        """Utterances that are done."""
+        results = self.work / RESULTS
+        return results.read_bytes().count(b"\n") if results.is_file() else 0
+
+    def performance(self, rows: pd.DataFrame) -> Performance:
+        """What it did, once its process has ended."""
+        lines = map(json.loads, (self.work / RESULTS).read_text().splitlines())
+        by_file = {line["file"]: line for line in lines}
+        made = [by_file[f"{sha256}.wav"] for sha256 in rows["sha256"]]
+        failed = [row["error"] for row in made if row["error"]]
+        if failed:
+            raise ContestError(
+                f"version {self.version} failed {len(failed)} of {len(rows)} utterances; first: {failed[0]}"
+            )
+        edits = word_errors(rows["text"].tolist(), [row["text"] or "" for row in made])
+        return Performance(
+            np.array([edit.errors for edit in edits]),
+            np.array([row["seconds"] for row in made]),
+            np.array([row["score"] >= row["threshold"] for row in made]),
+            self.source / "artifacts" / "router",
+        )
+
+
+def side_by_side(versions: Sequence[str], rows: pd.DataFrame) -> list[Performance]:
+    """Let registered versions transcribe the same rows at the same time: their seconds meet the same load.
 
     Parameters
     ----------
@@ -80,44 +162,21 @@ def run_registered(version: str, rows: pd.DataFrame) -> Performance:
     Raises
     ------
     ContestError
-        The model cannot be loaded, or fails an utterance; with its last line.
+        A model cannot be loaded, or fails an utterance; with its last line.
     """
-    store = ContentStore()
-    uri = f"models:/{MODEL}/{version}"
-    source = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
-    identity = digest([str(source), rows["sha256"].tolist()])[:16]
-    work = store.root / "contests" / f"{version}-{identity}"
-    audio = store.root / "contests" / f"audio-{digest(rows['sha256'].tolist())[:16]}"
-    names = [f"{sha256}.wav" for sha256 in rows["sha256"]]
-    for row, name in zip(utterances(rows), names, strict=True):
-        path = audio / name
-        if not path.is_file():
-            with replacing(path) as temporary:
-                temporary.write_bytes(wav_bytes(row.load_or_raise(store)))
-    results = work / "results.jsonl"
-    _mend(results)
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": use_registry()}
-    environment.pop("PYTHONPATH", None)
-    command = [sys.executable, "-P", str(Path(registered_model.__file__)), uri, str(audio), str(results)]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    _, said = _follow(process, results, len(set(names)), f"gate: version {version}")
-    if process.returncode:
-        last = (said.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
-        raise ContestError(f"version {version} cannot be run: {last}")
-    made = {line["file"]: line for line in map(json.loads, results.read_text().splitlines())}
-    failed = [name for name in names if made[name]["error"]]
-    if failed:
-        first = made[failed[0]]["error"]
-        raise ContestError(
-            f"version {version} failed {len(failed)} of {len(names)} utterances; first: {first}"
-        )
-    edits = word_errors(rows["text"].tolist(), [made[name]["text"] or "" for name in names])
-    return Performance(
-        np.array([edit.errors for edit in edits]),
-        np.array([made[name]["seconds"] for name in names]),
-        np.array([made[name]["score"] >= made[name]["threshold"] for name in names]),
-        source / "artifacts" / "router",
-    )
+    audio = write_audio(rows)
+    runs = [_Run.start(version, rows, audio) for version in versions]
+    total = len(runs) * rows["sha256"].nunique()
+    try:
+        with tqdm(desc=f"gate: versions {', '.join(versions)}", total=total, unit="utt") as bar:
+            while [run for run in runs if run.runs()]:
+                time.sleep(0.5)
+                bar.update(sum(run.done() for run in runs) - bar.n)
+    finally:
+        for run in runs:
+            run.process.kill()
+            run.process.wait()
+    return [run.performance(rows) for run in runs]
 
 
 def _mend(results: Path) -> None:
@@ -128,20 +187,6 @@ def _mend(results: Path) -> None:
         whole = kept[: kept.rfind("\n") + 1]
         if whole != kept:
             write_text(results, whole)
-
-
-def _follow(process: "subprocess.Popen[str]", results: Path, total: int, name: str) -> tuple[str, str]:
-    """Wait, with a bar that reads the results; give what the process printed."""
-    with tqdm(desc=name, total=total, unit="utt") as bar:
-        while True:
-            try:
-                out, said = process.communicate(timeout=1)
-            except subprocess.TimeoutExpired:
-                out = None
-            done = results.read_bytes().count(b"\n") if results.is_file() else 0
-            bar.update(done - bar.n)
-            if out is not None or process.returncode is not None:
-                return out or "", said or ""
 
 
 def short(manifest: pd.DataFrame) -> pd.DataFrame:

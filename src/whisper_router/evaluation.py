@@ -7,7 +7,7 @@ Intervals are the 2.5 and 97.5 percentiles of a bootstrap over speakers.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,19 @@ MIN_SPEAKERS = 10
 
 Array = np.ndarray
 Costs = Mapping[str, Array]  # currency -> cost of each utterance
+
+
+class Labelled(Protocol):
+    """Errors of both arms on the same utterances; all arrays have the shape (utterances,)."""
+
+    @property
+    def speakers(self) -> Array: ...
+    @property
+    def words(self) -> Array: ...
+    @property
+    def weak_errors(self) -> Array: ...
+    @property
+    def strong_errors(self) -> Array: ...
 
 
 @dataclass(frozen=True)
@@ -238,7 +251,7 @@ def figures(
     return result
 
 
-def risks(pair: Pair, strong: Array, weights: Array, tau: float = 0.0) -> dict[str, Array]:
+def risks(pair: Labelled, strong: Array, weights: Array, tau: float = 0.0) -> dict[str, Array]:
     """What going to the weak arm does to utterances, for each row of weights (draws, utterances).
 
     ``harm_all``: share of all that go to weak and come out worse by more than ``tau`` WER; ``harm_weak``: of

@@ -13,6 +13,7 @@ import mlflow
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities.model_registry import ModelVersion
 
 from whisper_router import git
 from whisper_router.asr.engine import PACKAGES
@@ -106,13 +107,22 @@ def model_parts(router: Path) -> dict[str, Any]:
     }
 
 
-def register(alias: bool = False, embed_weights: bool = False) -> Registered:
+def known_version(client: MlflowClient, weights: str = "referenced") -> ModelVersion | None:
+    """The version that was registered for the dvc.lock of now."""
+    lock = file_sha256(LOCK)
+    known = client.search_model_versions(
+        f"name='{MODEL}' and tags.dvc_lock_sha256='{lock}' and tags.weights='{weights}'"
+    )
+    return max(known, key=lambda entry: int(entry.version), default=None)
+
+
+def register(alias: bool | None = None, embed_weights: bool = False) -> Registered:
     """Register the DAG's outputs: once for each content of dvc.lock.
 
     Parameters
     ----------
-    alias : bool
-        Move ``champion`` to this version; without it the alias is set only where there is none.
+    alias : bool, optional
+        Move ``champion`` to this version, or not; left out, the alias is set where there is none.
     embed_weights : bool
         Put the Whisper checkpoints into the model; else it refers to them by name, SHA-256 and size.
 
@@ -127,13 +137,9 @@ def register(alias: bool = False, embed_weights: bool = False) -> Registered:
     client = registry()
     lock = file_sha256(LOCK)
     weights = "embedded" if embed_weights else "referenced"
-    known = client.search_model_versions(
-        f"name='{MODEL}' and tags.dvc_lock_sha256='{lock}' and tags.weights='{weights}'"
-    )
-    if known:
-        newest = max(known, key=lambda entry: int(entry.version))
-        found = str(newest.version)
-        return Registered(found, newest.run_id, False, _set_alias(client, found, alias))
+    if known := known_version(client, weights):
+        found = str(known.version)
+        return Registered(found, known.run_id, False, _set_alias(client, found, alias))
     experiment = client.get_experiment_by_name(EXPERIMENT)
     artifacts = Path("mlruns/artifacts").absolute().as_uri()
     experiment_id = (
@@ -171,10 +177,10 @@ def register(alias: bool = False, embed_weights: bool = False) -> Registered:
     return Registered(made, run_id, True, _set_alias(client, made, alias))
 
 
-def _set_alias(client: MlflowClient, model_version: str, wanted: bool) -> bool:
-    """Set the alias where there is none or it is wanted; say whether it stands on this version."""
+def _set_alias(client: MlflowClient, model_version: str, wanted: bool | None) -> bool:
+    """Set the alias where it is wanted, or not said and there is none; say whether it stands here."""
     current = champion(client)
-    if current != model_version and (wanted or current is None):
+    if current != model_version and (wanted or (wanted is None and current is None)):
         move_champion(
             client, model_version, "register", "registered with --champion" if wanted else "the first"
         )

@@ -43,7 +43,7 @@ def _tracked_audio(folder: Path) -> None:
     if not tracked:
         return
     cache = Path(".dvc/cache").absolute()
-    _dvc(folder, "remote", "add", "--local", "audited", str(cache / "files/md5"))
+    _dvc(folder, "remote", "add", "--local", "audited", str(cache))
     for remote in (["-r", "audited"], []):
         if _dvc(folder, "pull", *remote, *tracked):
             return

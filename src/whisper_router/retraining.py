@@ -2,14 +2,15 @@
 
 import json
 import os
-import shutil
+import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +23,15 @@ from ruamel.yaml import YAML
 
 from whisper_router import git
 from whisper_router.asr.reference import arm_references
-from whisper_router.contest import ContestError, Performance, run_registered, short, unseen
+from whisper_router.contest import ContestError, Performance, short, side_by_side, unseen
 from whisper_router.cost import Dims
 from whisper_router.errors import UserError
 from whisper_router.evaluation import build_pair, routed_cost, spent_on
 from whisper_router.features.kinds import AnyExtractor
-from whisper_router.files import read_json
+from whisper_router.files import read_json, write_text
 from whisper_router.gate import Contest, Verdict, judge, size
 from whisper_router.hashing import digest, file_sha256
+from whisper_router.intake import corpus_folder
 from whisper_router.params import Params
 from whisper_router.paths import ARMS, LABELS, MANIFEST, ROUTER, TRANSCRIPTS
 from whisper_router.promotion import MODEL, RULE, VERDICT, champion, find_version, move_champion
@@ -40,7 +42,6 @@ from whisper_router.run import dvc_call
 BRANCH = "retrain/"
 NOTIFIED = "notified"
 EXTRACTOR: TypeAdapter[AnyExtractor] = TypeAdapter(AnyExtractor)
-METADATA = ("metadata.csv", "metadata.jsonl")
 
 
 class RetrainError(UserError):
@@ -54,66 +55,53 @@ def alone() -> Iterator[None]:
     Raises
     ------
     RetrainError
-        Another one runs.
+        Another one runs; it says which.
     """
-    path = Path(os.environ["PREFECT_HOME"]) / "retrain.lock"
+    path = Path(".dvc/tmp/retrain.lock").absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
+    holder = path.with_suffix(".json")
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise RetrainError(f"another retraining of {Path.cwd()} runs (it holds {path})") from error
+        who = holder.read_text().strip() if holder.is_file() else "a process that has just begun"
+        raise RetrainError(f"another retraining of {Path.cwd()} runs: {who}; it holds {path}") from error
     try:
+        began = datetime.now(UTC).isoformat(timespec="seconds")
+        write_text(holder, f"process {os.getpid()} on {socket.gethostname()}, since {began}\n")
         yield
     finally:
+        holder.unlink(missing_ok=True)
         lock.release()
 
 
-def take_in(params: Params, options: RetrainOptions) -> list[str]:
-    """Move complete batches of the drop folder into their corpus; their names.
-
-    A batch is a folder with metadata.csv or metadata.jsonl. Write it under a name with a leading dot and
-    rename it when it is complete.
+def going_on(trunk: str) -> bool:
+    """Whether a retraining that was killed is to be finished: HEAD is on its branch.
 
     Raises
     ------
     RetrainError
-        ``corpus`` is not an audiofolder of params.yaml.
+        HEAD is on another branch than the trunk.
     """
-    if options.drop is None:
-        return []
-    found = [corpus for corpus in params.ingest.corpora if corpus.name == options.corpus]
-    if not found or found[0].kind != "audiofolder":
+    branch = git.text("branch", "--show-current")
+    if branch.startswith(BRANCH):
+        return True
+    if branch != trunk:
         raise RetrainError(
-            f"params.yaml: retrain.corpus: {options.corpus!r} is not a corpus of kind audiofolder under "
-            "ingest.corpora; batches of retrain.drop need one to go to"
+            f"{Path.cwd()} is on {branch or 'no branch'}, a retraining starts from {trunk}: "
+            f"`git switch {trunk}`, or name another as retrain.branch in params.yaml"
         )
-    target = Path(params.ingest.root) / found[0].path
-    taken = []
-    drop = Path(options.drop)
-    for batch in sorted(drop.iterdir()) if drop.is_dir() else ():
-        if batch.name.startswith(".") or not any((batch / name).is_file() for name in METADATA):
-            continue
-        number, place = 1, target / batch.name
-        while place.exists():
-            number += 1
-            place = target / f"{batch.name}-{number}"
-        target.mkdir(parents=True, exist_ok=True)
-        temporary = target / f".{place.name}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(batch, temporary)
-        temporary.rename(place)
-        shutil.rmtree(batch)
-        taken.append(place.name)
-    return taken
+    return False
 
 
-def track(params: Params, options: RetrainOptions) -> Path | None:
-    """Let DVC track the corpus that grows; its .dvc file, or None where it lies outside the project."""
-    if options.corpus is None:
+def track(params: Params) -> Path | None:
+    """Let DVC track the corpus that grows; its .dvc file, or None where it lies outside the project.
+
+    Before the stages: the .dvc file lies in a folder that ingest depends on.
+    """
+    if params.retrain.corpus is None:
         return None
-    (path,) = (corpus.path for corpus in params.ingest.corpora if corpus.name == options.corpus)
-    folder = Path(params.ingest.root) / path
+    folder = corpus_folder(params)
     if not folder.is_dir() or not folder.resolve().is_relative_to(Path.cwd()):
         return None
     dvc("add", "--quiet", str(folder))
@@ -138,6 +126,11 @@ def dvc(*arguments: str) -> str:
 def stages() -> list[str]:
     """The stages of dvc.yaml in their order."""
     return list(YAML(typ="safe").load(Path("dvc.yaml").read_text())["stages"])
+
+
+def up_to_date() -> bool:
+    """Whether DVC finds no stage changed."""
+    return not json.loads(dvc("status", "--json", *stages()))
 
 
 def run_stage(stage: str) -> bool:
@@ -168,6 +161,9 @@ def branch_name() -> str:
 def commit_lock(tracked: Path | None) -> str | None:
     """Commit dvc.lock, and the corpus's .dvc file, on their own branch; its name, None if nothing is new.
 
+    The commit is complete before a branch names it, and the branch before HEAD is on it. The branch of an
+    earlier run with this dvc.lock is gone on with, so that a registered commit stays on a branch.
+
     Raises
     ------
     RetrainError
@@ -185,13 +181,11 @@ def commit_lock(tracked: Path | None) -> str | None:
     if git.ask("diff", "--cached", "--quiet") is not None:
         return None
     branch = branch_name()
-    same = git.text("show", f"{branch}:{LOCK}") == LOCK.read_text().strip()
-    if same and git.text("rev-parse", f"{branch}^") == git.text("rev-parse", "HEAD"):  # an earlier run's
-        git.do("symbolic-ref", "HEAD", f"refs/heads/{branch}")
-        git.do("reset", "--quiet")
-        return branch
-    git.do("switch", "--quiet", "-C", branch)
-    git.do("commit", "--quiet", "-m", f"Retrained: dvc.lock {file_sha256(LOCK)[:12]}", "--", *files)
+    if git.text("show", f"{branch}:{LOCK}") != LOCK.read_text().strip():
+        message = f"Retrained: dvc.lock {file_sha256(LOCK)[:12]}"
+        commit = git.do("commit-tree", git.do("write-tree"), "-p", "HEAD", "-m", message)
+        git.do("branch", "--no-track", branch, commit)
+    git.do("switch", "--quiet", "--discard-changes", branch)
     return branch
 
 
@@ -218,8 +212,7 @@ def hold_contest(version: ModelVersion, current: ModelVersion) -> Contest:
     if rows.empty:
         raise ContestError(f"version {current.version} has seen every test speaker")
     labels = labels.set_index("id").loc[rows["id"]].reset_index()
-    challenger = run_registered(str(version.version), rows)
-    before = run_registered(str(current.version), rows)
+    before, challenger = side_by_side([str(current.version), str(version.version)], rows)
     return Contest(
         before,
         challenger,
@@ -252,15 +245,20 @@ def _macs(
     return spent[0], spent[1]
 
 
+def verdicts_of(version: ModelVersion) -> list[Verdict]:
+    """The verdicts that a version carries; empty where it was not judged."""
+    if VERDICT not in version.tags:
+        return []
+    tags = {key: value for key, value in sorted(version.tags.items()) if key.startswith(RULE)}
+    split = {key.removeprefix(RULE): value.partition(": ") for key, value in tags.items()}
+    return [Verdict(rule, word == "passed", said) for rule, (word, _, said) in split.items()]
+
+
 def apply_gate(client: MlflowClient, version: str, options: GateOptions) -> list[Verdict]:
     """Judge a version against the champion and keep each rule's verdict on it, once."""
     found = find_version(client, version)
-    kept = {key: value for key, value in found.tags.items() if key.startswith(RULE)}
-    if VERDICT in found.tags:
-        split = {key: value.partition(": ") for key, value in sorted(kept.items())}
-        return [
-            Verdict(key.removeprefix(RULE), word == "passed", said) for key, (word, _, said) in split.items()
-        ]
+    if kept := verdicts_of(found):
+        return kept
     current = champion(client)
     verdicts = [size(sum(path.stat().st_size for path in ROUTER.rglob("*") if path.is_file()), options)]
     if current is None or current == version:
@@ -283,25 +281,36 @@ def apply_gate(client: MlflowClient, version: str, options: GateOptions) -> list
 def finish(client: MlflowClient, version: str, passed: bool, trunk: str) -> None:
     """Let a version that passed serve and merge its branch; else go back to the trunk's state.
 
-    A corpus that grew keeps its new audio either way: the next retraining has it.
+    The trunk moves to the merged branch before HEAD leaves the branch: after a kill the next run merges. A
+    corpus that grew keeps its new audio either way: the next retraining has it.
     """
     branch = git.text("branch", "--show-current")
     if passed and champion(client) != version:
         move_champion(client, version, "promote", "passed the gate")
-    if branch.startswith(BRANCH):
-        git.do("switch", "--quiet", trunk)
-        if passed:
-            git.do("merge", "--quiet", "--no-edit", branch)
-        else:
-            dvc("checkout", "--quiet", *stages())
+    if not branch.startswith(BRANCH):
+        return
+    if passed:
+        if git.ask("merge", "--quiet", "--no-edit", trunk) is None:
+            git.ask("merge", "--abort")
+            raise RetrainError(
+                f"version {version} serves, but {branch} does not merge with {trunk}: merge {trunk} into "
+                f"{branch} by hand and retrain again"
+            )
+        git.do("fetch", "--quiet", ".", f"{branch}:{trunk}")
+    git.do("switch", "--quiet", trunk)
+    if not passed:
+        dvc("checkout", "--quiet", *stages())
 
 
-def notify(client: MlflowClient, version: str, outcome: dict[str, object], options: RetrainOptions) -> None:
+def notify(client: MlflowClient, version: str, options: RetrainOptions) -> None:
     """Post the outcome to the webhook, once a version; a webhook that fails is reported and stops nothing."""
-    if options.webhook is None or NOTIFIED in find_version(client, version).tags:
+    found = find_version(client, version)
+    if options.webhook is None or NOTIFIED in found.tags or not verdicts_of(found):
         return
     request = urllib.request.Request(
-        options.webhook, json.dumps(outcome).encode(), {"Content-Type": "application/json"}
+        options.webhook,
+        json.dumps(outcome(found, options.branch)).encode(),
+        {"Content-Type": "application/json"},
     )
     try:
         with urllib.request.urlopen(request, timeout=20):
@@ -310,15 +319,14 @@ def notify(client: MlflowClient, version: str, outcome: dict[str, object], optio
         print(f"retrain: the webhook {options.webhook} was not reached: {error}", file=sys.stderr)
 
 
-def outcome(version: str, verdicts: Sequence[Verdict], trunk: str) -> dict[str, object]:
+def outcome(version: ModelVersion, trunk: str) -> dict[str, object]:
     """What is told of a retraining."""
-    passed = all(verdict.passed for verdict in verdicts)
     return {
         "model": MODEL,
-        "version": version,
-        "gate": "passed" if passed else "failed",
-        "champion": passed,
-        "rules": [asdict(verdict) for verdict in verdicts],
-        "commit": git.text("rev-parse", "HEAD"),
+        "version": str(version.version),
+        "gate": version.tags[VERDICT],
+        "champion": version.tags[VERDICT] == "passed",
+        "rules": [asdict(verdict) for verdict in verdicts_of(version)],
+        "commit": version.tags["git_commit"],
         "branch": trunk,
     }
