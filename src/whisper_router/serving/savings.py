@@ -6,6 +6,7 @@ from typing import Any
 from whisper_router.audio import SAMPLE_RATE
 from whisper_router.cost import Dims, arm_macs, encoder_macs
 from whisper_router.decision import Decision, Segment, Spent
+from whisper_router.evaluation import first_blocks
 from whisper_router.features.options import ArmName
 from whisper_router.router import Router
 
@@ -23,7 +24,11 @@ def work_macs(router: Router, spent: Sequence[Spent]) -> int:
 
 def _macs(dims: Dims, spent: list[Spent]) -> int:
     decoded = [(work.frames, work.tokens) for work in spent if work.tokens is not None]
-    encoded = [encoder_macs(dims, work.frames) for work in spent if work.tokens is None]
+    encoded = [
+        encoder_macs(dims if work.blocks is None else first_blocks(dims, work.blocks), work.frames)
+        for work in spent
+        if work.tokens is None
+    ]
     return arm_macs(dims, decoded) + sum(encoded)
 
 
