@@ -174,7 +174,7 @@ def prefect(project: Project, *arguments: str) -> "subprocess.Popen[bytes]":
     """Start a command of Prefect in the clone."""
     command = [str(Path(sys.executable).with_name("prefect")), "--no-prompt", *arguments]
     own = {"PREFECT_API_URL": project.server, "PREFECT_HOME": str(project.folder / ".prefect")}
-    environment = variables(project.folder, **own)
+    environment = variables(project.folder, **own, PWD=str(project.folder))  # prefect.yaml names it
     with (project.folder / "prefect.log").open("a") as log:
         return subprocess.Popen(command, cwd=project.folder, env=environment, stdout=log, stderr=log)
 
