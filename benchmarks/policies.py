@@ -8,6 +8,7 @@ folder of a project whose DAG has run (data/ with labels, features and deciders)
 
 import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from policy_simulation import DRAWS, POPULATIONS, simulate
 from pydantic import TypeAdapter
 from tqdm import tqdm
 
-from whisper_router.evaluation import Pair, Spent, risks
+from whisper_router.evaluation import Pair, risks
 from whisper_router.files import read_json, read_parquet, write_json, write_text
 from whisper_router.params import load_params
 from whisper_router.paths import ARMS, LABELS, TRANSCRIPTS
@@ -63,15 +64,18 @@ def guarantees(decider: str) -> Iterator[GuaranteeOptions]:
         yield GuaranteeOptions(kind="guarantee", decider=decider, delta=0.1, **one)
 
 
+def _rows_of(value: Any, rows: np.ndarray) -> Any:
+    if isinstance(value, dict):
+        return {key: _rows_of(one, rows) for key, one in value.items()}
+    return value[rows]
+
+
 def part_of(sample: Sample, rows: np.ndarray) -> Sample:
     """Some utterances of a sample."""
     pair = sample.pair
-    values = {
-        name: {c: cost[rows] for c, cost in value.items()} if isinstance(value, dict) else value[rows]
-        for name, value in vars(pair).items()
-    }
+    values = {name: _rows_of(value, rows) for name, value in vars(pair).items()}
     values["speakers"] = pd.factorize(pair.speakers[rows])[0]
-    spent = Spent(sample.spent.reads, {c: cost[rows] for c, cost in sample.spent.decider.items()})
+    spent = replace(sample.spent, decider=_rows_of(sample.spent.decider, rows))
     return Sample(Pair(**values), sample.scores[rows], spent, sample.earlier)
 
 

@@ -20,7 +20,8 @@ from whisper_router.decider.registry import decider_sha256, save_decider
 from whisper_router.decider.training import Examples
 from whisper_router.features.extractors import extractor_identity, pool_states
 from whisper_router.features.hypothesis import confidence
-from whisper_router.features.options import ConfidenceExtractor, EncoderExtractor, Extractor
+from whisper_router.features.kinds import BlocksExtractor
+from whisper_router.features.options import ConfidenceExtractor, Extractor
 from whisper_router.features.store import FeatureReader, write_features
 from whisper_router.files import write_json, write_text
 from whisper_router.hashing import digest
@@ -32,7 +33,7 @@ from whisper_router.scoring import NORMALISER, word_errors
 BATCH_SIZE = 16
 EXTRACTORS: dict[str, Extractor] = {
     "cascade": ConfidenceExtractor(kind="confidence"),
-    "encoder": EncoderExtractor(kind="encoder", arm="weak", pool=4),
+    "encoder": BlocksExtractor(kind="encoder", arm="weak", pool=4),
 }
 
 

@@ -103,7 +103,7 @@ def benchmark(name: str, folder: Path, clips: Sequence[Clip], repeats: int) -> d
         "routed": lambda: router.transcribe(files),
         "weak part": lambda: alone(arms["weak"], parts["weak"], size),
         "strong part": lambda: alone(arms["strong"], parts["strong"], size),
-        "read in vain": lambda: alone(read, parts[other], size, decode=extractor.kind == "confidence"),
+        "read in vain": lambda: alone(read, parts[other], size, decode=extractor.reads == "weak"),
     }
     counts = {way: count(run) for way, run in ways.items()}
     seconds: dict[str, list[float]] = {way: [] for way in ways}

@@ -16,9 +16,9 @@ from whisper_router.checks.suites import FEATURES as EXPECTED
 from whisper_router.checks.suites import features_frame
 from whisper_router.cost import Dims
 from whisper_router.errors import UserError
-from whisper_router.features.extractors import extractor_identity
+from whisper_router.features.collate import Sources, features_of
 from whisper_router.features.options import EncoderExtractor
-from whisper_router.features.plain import plain_features
+from whisper_router.features.reading import identity_of, specs_of
 from whisper_router.features.store import FeatureReader, write_features, write_index
 from whisper_router.files import read_json, replacing_folder
 from whisper_router.labelling import (
@@ -61,14 +61,14 @@ def encoder_features(
 @task(name="featurize-extractor", task_run_name="featurize-{name}", cache_policy=NO_CACHE)
 def featurize_one(name: str, params: Params, manifest: pd.DataFrame) -> None:
     """Write and check the features of one extractor."""
-    extractor = params.extractors[name]
-    arm = read_json(ARMS)[extractor.arm]
-    reference = arm_references({extractor.arm: arm})[extractor.arm]
-    identity, folder = extractor_identity(extractor, reference.spec()), FEATURES / name
+    extractor, arms, folder = params.extractors[name], read_json(ARMS), FEATURES / name
+    references = arm_references(arms)
+    identity = identity_of(extractor, specs_of(references))
+    dims = {arm: Dims(**values["dims"]) for arm, values in arms.items()}
     if extractor.kind == "encoder" and not extractor.is_stored:
-        rows = utterances(manifest)
-        size = encoding_bytes(rows, reference.decode, extractor, Dims(**arm["dims"]))
-        frames = feature_counts(rows, reference.decode, extractor)
+        rows, decode = utterances(manifest), references[extractor.arm].decode
+        size = encoding_bytes(rows, decode, extractor, dims[extractor.arm])
+        frames = feature_counts(rows, decode, extractor)
         hashes = (row.sha256 for row in rows)
         write_index(folder, zip(manifest["id"], frames, hashes, strict=True), identity)
         print(
@@ -76,13 +76,12 @@ def featurize_one(name: str, params: Params, manifest: pd.DataFrame) -> None:
             f"{size / manifest['duration_s'].sum() * 60 / 1e6:.1f} MB a minute of audio): encoded when read"
         )
         return
-    if extractor.kind == "encoder":
-        features = encoder_features(params, extractor, reference, manifest)
-    else:
-        features = plain_features(
-            extractor, manifest, pd.read_parquet(TRANSCRIPTS), f"featurize: {extractor.kind}"
-        )
-    write_features(folder, features, identity)
+
+    def encodings(encoder: EncoderExtractor) -> Iterator[tuple[str, np.ndarray]]:
+        return encoder_features(params, encoder, references[encoder.arm], manifest)
+
+    sources = Sources(manifest, pd.read_parquet(TRANSCRIPTS), references, dims, encodings)
+    write_features(folder, features_of(extractor, sources, f"featurize: {name}"), identity)
     reader = FeatureReader(folder)
     frame = features_frame({id_: reader[id_] for id_ in reader.ids}, manifest["id"].tolist())
     output, docs = CHECKS / "features" / f"{name}.json", DOCS / f"features-{name}"

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas as pd
 import torch
 from prefect import flow
 
@@ -12,7 +12,8 @@ from flows.stage import main
 from whisper_router.asr.reference import arm_references
 from whisper_router.decider.scores import score_split
 from whisper_router.decision import FORCED
-from whisper_router.drift import BASELINE, make_baseline
+from whisper_router.disagreement import disagreements
+from whisper_router.drift import BASELINE, Baseline, make_baseline
 from whisper_router.errors import UserError
 from whisper_router.files import read_json, read_parquet, replacing_folder, write_json
 from whisper_router.hashing import code_hash, digest, file_sha256, folder_sha256
@@ -74,20 +75,24 @@ def provenance(params: Params, policy: str) -> dict[str, object]:
     }
 
 
-def baseline(params: Params, policy: str) -> dict[str, object]:
+def baseline(params: Params, policy: str) -> Baseline:
     """What the calibration split looks like to the router: drift is measured against it."""
     labels, transcripts = (read_parquet(path) for path in (LABELS, TRANSCRIPTS))
     labels = labels[labels["split"] == "calibration"].reset_index(drop=True)
     scores = score_split(params, params.policies[policy].decider, labels["id"].tolist()).scores
     strong = scores >= read_json(POLICY / f"{policy}.json")["threshold"]
-    confidence = transcripts.set_index(["arm", "id"])["avg_logprob"]
-    arms = np.where(strong, "strong", "weak")
-    columns = {
-        "score": scores,
-        "avg_logprob": [confidence[arm, id_] for arm, id_ in zip(arms, labels["id"], strict=True)],
-        "duration_s": labels["duration_s"],
+    heard = {
+        arm: rows.set_index("id").loc[labels["id"]].reset_index() for arm, rows in transcripts.groupby("arm")
     }
-    return make_baseline(columns, strong)
+    differing = disagreements(*(heard[arm]["hypothesis"].tolist() for arm in ("weak", "strong")))
+    weak, strong_arm = heard["weak"]["avg_logprob"], heard["strong"]["avg_logprob"]
+    table = labels[["speaker", "duration_s", "words"]].assign(
+        score=scores,
+        strong=strong,
+        avg_logprob=strong_arm.where(strong, weak),
+        errors=labels["errors_strong"].where(strong, labels["errors_weak"]),
+    )
+    return make_baseline(policy, table.join(pd.DataFrame(differing)))
 
 
 @flow(name="package")
@@ -111,7 +116,7 @@ def package() -> None:
         for name in policies_of(params, decider):
             shutil.copy(POLICY / f"{name}.json", folder / "policies")
         write_json(folder / "router.json", description.model_dump(mode="json"))
-        write_json(folder / BASELINE, baseline(params, policy))
+        write_json(folder / BASELINE, baseline(params, policy).model_dump())
         write_json(folder / "provenance.json", provenance(params, policy))
         Router.load(folder)
     others = [name for name in policies_of(params, decider) if name != policy]

@@ -17,7 +17,7 @@ from prefect.client.schemas import State
 from prefect.states import Completed
 
 from flows.stage import main
-from whisper_router import environment, intake, retraining
+from whisper_router import environment, intake, retraining, trigger
 from whisper_router.files import read_json
 from whisper_router.gate import Verdict
 from whisper_router.params import Params, load_params
@@ -91,6 +91,8 @@ def retrain() -> None:
     environment.prepare()
     with retraining.alone():
         params = load_params()
+        if not trigger.begin(params.retrain):
+            return
         tracked = None if retraining.going_on(params.retrain.branch) else take_in(params)
         fresh = retraining.up_to_date()
         for stage in retraining.stages():
@@ -99,6 +101,7 @@ def retrain() -> None:
             print("retrain: nothing new: dvc.lock is that of the last commit, no version is registered")
             if known := known_version(registry()):  # that an earlier run was killed before it was told
                 retraining.notify(registry(), str(known.version), params.retrain)
+            trigger.end()
             return
         version = register_version()
         verdicts = gate(version, params)
@@ -106,6 +109,7 @@ def retrain() -> None:
             _markdown(version, verdicts), key="retrain", description=f"version {version}"
         )
         finish(version, verdicts, params)
+        trigger.end()
 
 
 def _command() -> None:

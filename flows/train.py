@@ -13,7 +13,7 @@ from whisper_router.decider.calibration import expected_calibration_error, relia
 from whisper_router.decider.curve import draw_curve, draw_reliability
 from whisper_router.decider.registry import Decider, calibrated, fit_decider, save_decider
 from whisper_router.decider.training import Examples, best_point
-from whisper_router.features.live import open_features
+from whisper_router.features.open import open_features
 from whisper_router.files import replacing_folder, write_json
 from whisper_router.params import Params, load_params
 from whisper_router.paths import DECIDER, LABELS

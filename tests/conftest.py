@@ -26,9 +26,15 @@ from whisper_router.decider.logistic import LogisticDecider
 from whisper_router.decider.options import LogisticOptions
 from whisper_router.decider.registry import decider_sha256, save_decider
 from whisper_router.decider.training import Examples
-from whisper_router.features.extractors import extract, extractor_identity, pool_states
-from whisper_router.features.hypothesis import confidence
-from whisper_router.features.options import ConfidenceExtractor, EncoderExtractor, SignalExtractor
+from whisper_router.features.kinds import (
+    AnyExtractor,
+    BlocksExtractor,
+    CombinedExtractor,
+    LogMelExtractor,
+    encoder_of,
+)
+from whisper_router.features.options import ConfidenceExtractor, SignalExtractor
+from whisper_router.features.reading import Heard, identity_of, read_feature, specs_of
 from whisper_router.features.store import FeatureReader, write_features
 from whisper_router.files import write_json, write_text
 from whisper_router.hashing import digest
@@ -49,6 +55,20 @@ PLAIN = DecodeOptions(
     compression_ratio_threshold=100,
     logprob_threshold=-100,
 )
+
+CONFIDENCE, SIGNAL = ConfidenceExtractor(kind="confidence"), SignalExtractor(kind="signal")
+MEL, WEAK = LogMelExtractor(kind="logmel"), BlocksExtractor(kind="encoder", pool=4)
+BLOCK = BlocksExtractor(kind="encoder", arm="strong", pool=4, blocks=1)
+EXTRACTORS: dict[str, AnyExtractor] = {
+    "encoder": WEAK,
+    "strong_encoder": BlocksExtractor(kind="encoder", arm="strong", pool=4),
+    "first_block": BLOCK,
+    "confidence": CONFIDENCE,
+    "signal": SIGNAL,
+    "logmel": MEL,
+    "combined": CombinedExtractor(kind="combined", parts=(CONFIDENCE, SIGNAL, WEAK)),
+    "combined_block": CombinedExtractor(kind="combined", parts=(MEL, SIGNAL, BLOCK)),
+}
 
 
 def pytest_configure() -> None:
@@ -182,27 +202,18 @@ def package_router(checkpoints: dict[str, Path], clips: list[np.ndarray]) -> Cal
         strong_weights: Path = checkpoints["multilingual"],
         batch_size: int = 4,
         c: float = 1.0,
+        extractor: AnyExtractor | None = None,
     ) -> Path:
         arms = {"weak": _reference(weak_weights, weak), "strong": _reference(strong_weights, strong)}
-        read = "strong" if kind == "strong_encoder" else "weak"
-        arm = arms[read].load()
-        encodings = [arm.encode_audio([clip]) for clip in clips]
-        if kind == "confidence":
-            extractor = ConfidenceExtractor(kind="confidence")
-            features = [
-                confidence(arm.decode(encoding, [clip])[0], clip.size / SAMPLE_RATE)
-                for encoding, clip in zip(encodings, clips, strict=True)
-            ]
-        elif kind == "signal":
-            extractor = SignalExtractor(kind="signal")
-            features = [extract(extractor, clip) for clip in clips]
-        else:
-            extractor = EncoderExtractor(kind="encoder", arm=read, pool=4)
-            features = [
-                pool_states(encoding.states, 0, clip.size, extractor)
-                for encoding, clip in zip(encodings, clips, strict=True)
-            ]
-        identity = extractor_identity(extractor, arms[read].spec())
+        extractor = extractor or EXTRACTORS[kind]
+        arm = arms[extractor.arm].load()
+        features = []
+        for clip in clips:
+            encoding = arm.encode_audio([clip])
+            made = arm.decode(encoding, [clip])[0] if extractor.reads == "weak" else None
+            states = encoding.states if encoder_of(extractor) else ()
+            features.append(read_feature(extractor, Heard(clip, states, 0, made, encoding.mel[0])))
+        identity = identity_of(extractor, specs_of(arms))
         options = LogisticOptions(kind="logistic", extractor=kind, c=(c,))
         toy = make_examples(folder.with_name(f"{folder.name}-features"), features, np.arange(len(clips)) % 2)
         decider, curve = LogisticDecider.fit(options, toy, toy, "toy")

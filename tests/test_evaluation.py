@@ -21,6 +21,7 @@ from whisper_router.evaluation import (
     build_pair,
     choices,
     evaluate,
+    first_blocks,
     oracle_frontier,
     routed_cost,
     speaker_weights,
@@ -28,7 +29,8 @@ from whisper_router.evaluation import (
     sweep,
     with_intervals,
 )
-from whisper_router.features.options import ConfidenceExtractor, EncoderExtractor
+from whisper_router.features.kinds import BlocksExtractor
+from whisper_router.features.options import ConfidenceExtractor
 
 READS = ("weak", "weak_encoder", "strong_encoder")
 
@@ -166,14 +168,47 @@ def test_a_decider_may_cost_another_sum_in_each_accounting():
     ("extractor", "reads"),
     [
         (ConfidenceExtractor(kind="confidence"), "weak"),
-        (EncoderExtractor(kind="encoder"), "weak_encoder"),
-        (EncoderExtractor(kind="encoder", arm="strong", pool=1), "strong_encoder"),
+        (BlocksExtractor(kind="encoder"), "weak_encoder"),
+        (BlocksExtractor(kind="encoder", arm="strong", pool=1), "strong_encoder"),
     ],
     ids=READS,
 )
 def test_what_is_spent_on_a_decision_follows_from_what_it_reads(extractor, reads):
     decider = dict.fromkeys(CURRENCIES, np.ones(4))
     assert spent_on(extractor, decider) == Spent(reads, decider)
+
+
+@settings(max_examples=50, deadline=None, database=None)
+@given(blocks=st.integers(1, 5), limit=st.floats(0, 1))
+def test_first_blocks_are_paid_always_and_the_strong_arm_goes_on_from_them(blocks, limit):
+    first = {"macs": np.arange(4.0) + blocks, "macs_paper": np.full(4, 7.0)}
+    pair = replace(HAND, strong_blocks={blocks: first, blocks + 1: HAND.strong_encoder})
+    decider = dict.fromkeys((*CURRENCIES, "cpu_seconds"), np.full(4, 2.0))
+    extractor = BlocksExtractor(kind="encoder", arm="strong", blocks=blocks)
+    strong = limit <= SCORES
+    cost = routed_cost(pair, strong, spent_on(extractor, decider))
+    assert set(cost) == set(CURRENCIES)  # the first blocks' seconds are not measured
+    for currency in CURRENCIES:
+        weak = first[currency] + 2 + pair.weak[currency]
+        np.testing.assert_allclose(cost[currency], np.where(strong, 2 + pair.strong[currency], weak))
+
+
+def test_a_pair_knows_what_each_number_of_first_blocks_costs():
+    rows = [("a", "weak", -0.1, 5, [500], [9]), ("a", "strong", -0.2, 6, [700, 1500], [10, 10])]
+    columns = ["id", "arm", "avg_logprob", "tokens", "attempt_contexts", "attempt_tokens"]
+    labels = pd.DataFrame(
+        {"id": ["a"], "speaker": ["s"], "words": [4], "errors_weak": [2], "errors_strong": [1], "label": [1]}
+    )
+    pair = build_pair(labels, pd.DataFrame(rows, columns=columns), {"weak": TINY, "strong": BASE})
+    assert list(pair.strong_blocks) == list(range(1, BASE.audio_layers))
+    for blocks, cost in pair.strong_blocks.items():
+        assert first_blocks(BASE, blocks).audio_layers == blocks
+        d, frames = BASE.width, 700
+        front = BASE.n_mels * d * 6 + 3 * d * d
+        attention = blocks * 2 * frames * frames * d
+        assert cost["macs"].tolist() == [frames * (front + blocks * 12 * d * d) + attention]
+        assert cost["macs_paper"].tolist() == [1500 * (front + blocks * 12 * d * d)]
+        assert cost["macs"] < pair.strong_encoder["macs"]
 
 
 @pytest.mark.parametrize("reads", ["weak", "weak_encoder"])

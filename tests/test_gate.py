@@ -1,5 +1,6 @@
 """The gate's rules on contests whose outcome is known."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,18 @@ import pandas as pd
 import pytest
 
 from whisper_router.contest import Performance
-from whisper_router.gate import Contest, improvement, judge, latency, size, slices
+from whisper_router.gate import (
+    Contest,
+    Verdict,
+    default_policy,
+    guarantee,
+    improvement,
+    judge,
+    latency,
+    size,
+    slices,
+)
+from whisper_router.policy.calibrate import Policy, Promise
 from whisper_router.retrain_options import GateOptions
 
 N, SPEAKERS = 240, 24
@@ -88,5 +100,47 @@ def test_slower_or_larger_than_allowed_fails(contest):
     assert not size(100_000_001, OPTIONS).passed
 
 
-def test_every_rule_is_judged(contest):
-    assert [verdict.rule for verdict in judge(contest, OPTIONS)] == ["improvement", "slices", "latency"]
+def test_every_rule_is_judged(contest, routers):
+    judged = replace(contest, challenger=replace(contest.challenger, router=routers["confidence"]))
+    verdicts = {verdict.rule: verdict for verdict in judge(judged, OPTIONS)}
+    assert list(verdicts) == ["improvement", "slices", "guarantee", "latency"]
+    assert verdicts["guarantee"] == Verdict("guarantee", True, "policy half (strong_share) promises nothing")
+
+
+@pytest.fixture
+def promising(routers) -> Callable[..., Policy]:
+    """A policy that promises a share of harm of at most alpha."""
+    policy = default_policy(routers["confidence"])
+
+    def make(alpha: float, **more: object) -> Policy:
+        said = {"says": "at most so many", "assumes": "draws", "observed": 0, "units": 90, "least_units": 22}
+        fields = {"holds": True, "risk": "all", "unit": "utterance", "alpha": alpha, **said, **more}
+        return policy.model_copy(update={"kind": "guarantee", "promise": Promise.model_validate(fields)})
+
+    return make
+
+
+def test_a_promise_is_broken_only_where_the_whole_interval_is_above(contest, promising):
+    """All go to the weak arm, and every second utterance is worse there."""
+    verdicts = {alpha: guarantee(contest, promising(alpha), OPTIONS) for alpha in (0.2, 0.5, 0.6)}
+    assert [verdict.passed for verdict in verdicts.values()] == [False, True, True]
+    assert verdicts[0.2].detail.startswith("harm_all 50.00%, promised at most 20.00% (95 %: ")
+    lucky = replace(contest, weak_errors=contest.strong_errors + (contest.speakers < 3))
+    assert guarantee(lucky, promising(0.1), OPTIONS).passed  # 12.5 %, but of three speakers of 24
+
+
+def test_what_goes_to_strong_breaks_no_promise(contest, promising):
+    strong = replace(contest, challenger=replace(contest.challenger, strong=np.ones(N, bool)))
+    assert guarantee(strong, promising(0.01), OPTIONS).passed
+    weak = guarantee(strong, promising(0.01, risk="weak"), OPTIONS)
+    assert weak == Verdict("guarantee", True, "nothing goes to the weak arm")
+
+
+def test_losses_within_tau_count_for_nothing(contest, promising):
+    assert guarantee(contest, promising(0.01, tau=0.1), OPTIONS).passed
+    assert not guarantee(contest, promising(0.01, tau=0.09), OPTIONS).passed
+
+
+def test_a_policy_that_could_promise_nothing_fails(contest, promising):
+    verdict = guarantee(contest, promising(0.3, holds=False, says="No promise: too few"), OPTIONS)
+    assert verdict == Verdict("guarantee", False, "policy half: No promise: too few")

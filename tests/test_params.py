@@ -204,7 +204,10 @@ def test_an_unknown_kind_is_refused_by_name(path, tmp_path):
 
 def test_a_network_on_confidences_is_refused(tmp_path):
     message = refusal(tmp_path, changed("deciders.line.kind", "mlp"))
-    assert "deciders.line: kind mlp reads encoder states" in message
+    assert (
+        "deciders.line: kind mlp looks along frames, and extractor sure of kind confidence has none"
+        in message
+    )
 
 
 @pytest.mark.parametrize(
@@ -509,3 +512,79 @@ def test_an_encoder_extractor_on_an_engine_that_hides_layers_is_refused_by_name(
     values["arms"]["weak"]["decode"]["encoder_dtype"] = "bfloat16"
     YAML().dump(values, tmp_path / "params.yaml")
     assert load_params(tmp_path / "params.yaml").arms.weak.decode.encoder_dtype == "bfloat16"
+
+
+def with_extractor(extractor: dict, **arms: dict) -> dict:
+    values = changed("extractors.more", extractor)
+    values["arms"] = {name: {"model": "tiny", "decode": decode} for name, decode in arms.items()}
+    return values
+
+
+@pytest.mark.parametrize("kind", ["mlp", "resnet", "transformer"])
+@pytest.mark.parametrize("framed", [True, False])
+def test_networks_take_frames_and_no_combination(tmp_path, kind, framed):
+    parts = [{"kind": "signal"}, {"kind": "logmel"}]
+    values = with_extractor({"kind": "logmel"} if framed else {"kind": "combined", "parts": parts})
+    values["deciders"]["net"] = {"kind": kind, "extractor": "more"}
+    if framed:
+        YAML().dump(values, tmp_path / "params.yaml")
+        assert load_params(tmp_path / "params.yaml").deciders["net"].kind == kind
+        return
+    said = f"deciders.net: kind {kind} looks along frames, and extractor more of kind combined has none"
+    assert said in refusal(tmp_path, values)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize(
+    ("extractor", "arms", "said"),
+    [
+        (
+            {"kind": "encoder", "arm": "strong", "blocks": 2},
+            {"strong": {"engine": "ctranslate2"}},
+            "extractors.more: engine ctranslate2 of arms.strong.decode gives only the last layer",
+        ),
+        (
+            {"kind": "encoder", "arm": "strong", "blocks": 2},
+            {"strong": {"engine": "hf"}},
+            "extractors.more: engine hf of arms.strong.decode runs its encoder as a whole; leave out blocks",
+        ),
+        (
+            {"kind": "logmel"},
+            {"weak": {"engine": "hf"}},
+            "extractors.more: engine hf of arms.weak.decode reads samples, not the log-mel of kind logmel",
+        ),
+    ],
+)
+def test_what_an_engine_does_not_give_is_refused_alone_and_inside(tmp_path, extractor, arms, said, inside):
+    if inside:
+        extractor = {"kind": "combined", "parts": [{"kind": "signal"}, extractor]}
+    values = with_extractor(extractor, **arms)
+    del values["extractors"]["states"]
+    assert said in refusal(tmp_path, values)
+
+
+def test_seconds_of_the_first_blocks_are_not_measured(tmp_path):
+    values = with_extractor({"kind": "encoder", "arm": "strong", "blocks": 2})
+    values["cost_table"] = "here"
+    values["deciders"]["line"]["extractor"] = "more"
+    values["policies"]["half"] = {
+        "kind": "cost_budget",
+        "decider": "line",
+        "budget": 0.5,
+        "currency": "cpu_seconds",
+    }
+    said = "policies.half.currency: cpu_seconds of an encoder's first blocks is not measured"
+    assert said in refusal(tmp_path, values)
+
+
+def test_encoders_that_label_computes_are_those_of_parts_too_each_once(tmp_path):
+    whole = {"kind": "encoder", "arm": "strong", "pool": 4}
+    values = with_extractor({"kind": "combined", "parts": [{"kind": "signal"}, {**whole, "blocks": 2}]})
+    values["extractors"] |= {"whole": whole, "live": {"kind": "encoder", "pool": 1}}
+    YAML().dump(values, tmp_path / "params.yaml")
+    stored = load_params(tmp_path / "params.yaml").stored_extractors
+    assert {name: (one.arm, one.pool) for name, one in stored.items()} == {
+        "states": ("weak", 4),
+        "more": ("strong", 4),
+    }
+    assert all("blocks" not in one.identity() for one in stored.values())

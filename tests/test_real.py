@@ -121,3 +121,35 @@ def test_router_gives_the_text_of_the_arm_alone(package_router, spoken, alone, t
         assert Path(row.model).stem == ("tiny.en" if row.arm == "weak" else "base")
         assert row.text == alone[Path(row.model).stem][text]
     assert alone["tiny.en"] != alone["base"]
+
+
+def test_first_blocks_are_gone_on_from_and_change_no_text(package_router, arms, spoken, alone, tmp_path):
+    options = DecodeOptions()
+    router = Router.load(
+        package_router(
+            tmp_path / "router",
+            "first_block",
+            weak=options,
+            strong=options,
+            weak_weights=find_checkpoint("tiny.en").path,
+            strong_weights=find_checkpoint("base").path,
+        )
+    )
+    blocks = router.strong.encoder._encoder.blocks
+    run = [0] * len(blocks)
+
+    def count(at: int):
+        def hook(_module: object, given: tuple, _result: object) -> None:
+            run[at] += len(given[0])
+
+        return hook
+
+    for i, block in enumerate(blocks):
+        block.register_forward_hook(count(i))
+    n = len(spoken)
+    for threshold, arm, name, rest in ((0.0, "strong", "base", n), (1.1, "weak", "tiny.en", 0)):
+        run[:] = [0] * len(blocks)
+        made = router.transcribe(list(spoken.values()), threshold)
+        assert {row.arm for row in made} == {arm}
+        assert {text: row.text for text, row in zip(spoken, made, strict=True)} == alone[name]
+        assert run == [n] + [rest] * (len(blocks) - 1)

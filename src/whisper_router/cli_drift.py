@@ -30,14 +30,15 @@ def drift(
 ) -> None:
     """Say whether served audio is still like the calibration split. No labels are needed.
 
+    With a shadow share (`serve --shadow 0.05`) it also estimates the WER, from how far both arms differ.
     Exit code 2 where something drifted: label new audio and retrain.
     """
-    from whisper_router.drift import find_drift, read_baseline, read_log
+    from whisper_router.drift import find_drift, read_baseline, read_log, read_shadow
     from whisper_router.serving.uri import router_folder
 
     folder = router_folder(router) if router.startswith("models:/") else Path(router)
     rows = read_log(log, version)
-    found = find_drift(read_baseline(folder), rows)
+    found = find_drift(read_baseline(folder), rows, read_shadow(log, version))
     if as_json:
         print(json.dumps({"rows": len(rows), "findings": [asdict(finding) for finding in found]}))
     else:

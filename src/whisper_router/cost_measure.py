@@ -7,11 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from whisper_router.asr.arm import Arm, log_mel
@@ -36,8 +35,10 @@ from whisper_router.cost_table import (
 from whisper_router.decider.registry import Decider, decider_sha256, load_decider
 from whisper_router.energy import Reading, can_measure, measure_joules
 from whisper_router.errors import UserError
-from whisper_router.features.extractors import extract, extractor_identity
-from whisper_router.features.options import Extractor
+from whisper_router.features.kinds import AnyExtractor, encoder_of
+from whisper_router.features.logmel import weak_mel
+from whisper_router.features.options import ArmName
+from whisper_router.features.reading import Heard, identity_of, read_feature
 from whisper_router.hashing import code_hash
 from whisper_router.labelling import WORKERS, Utterance, Work, utterances
 from whisper_router.machine import describe_machine
@@ -233,36 +234,36 @@ def check_arm(arm: Arm, rows: Sequence[Utterance], batch_size: int, costs: ArmCo
     )
 
 
-def _decide(
-    extractor: Extractor,
-    decider: Decider,
-    audios: Sequence[Audio],
-    states: list[Tensor],
-    hypotheses: Sequence[Hypothesis],
-) -> tuple[float, float]:
+def _decide(extractor: AnyExtractor, decider: Decider, heard: Sequence[Heard]) -> tuple[float, float]:
     """Seconds of the extractor and of the decider for a batch."""
     started = time.perf_counter()
-    weak: Sequence[Hypothesis | None] = hypotheses or [None] * len(audios)
-    features = [extract(extractor, audio, states, i, weak[i]) for i, audio in enumerate(audios)]
+    features = [read_feature(extractor, one) for one in heard]
     extracted = time.perf_counter()
     decider.score(features)
     return extracted - started, time.perf_counter() - extracted
 
 
 def measure_decision(
-    name: str, extractor: Extractor, arm: Arm, rows: Sequence[Utterance], batch_size: int
+    name: str, extractor: AnyExtractor, arms: Mapping[str, Arm], rows: Sequence[Utterance], batch_size: int
 ) -> DecisionCosts:
     """An extractor and its decider on batches of short and of long utterances."""
     folder = DECIDER / name
     decider, _ = load_decider(folder)
+    arm, weak = arms[extractor.arm], arms["weak"]
     points = []
     for window in windows(rows, batch_size):
         audios = load(window)
         audios = [audios[i] for i in max(arm.batches(audios, batch_size), key=len)]  # of one context
         encoding = arm.encode_audio(audios)
-        hypotheses = arm.decode(encoding, audios) if extractor.kind == "confidence" else []
-        states = encoding.states if extractor.kind == "encoder" else []
-        work = partial(_decide, extractor, decider, audios, states, hypotheses)
+        hypotheses: Sequence[Hypothesis | None] = [None] * len(audios)
+        if extractor.reads == "weak":
+            hypotheses = arm.decode(encoding, audios)
+        states = encoding.states if encoder_of(extractor) else []
+        heard = [
+            Heard(audio, states, i, hypotheses[i], weak_mel(audio, weak.options, weak.n_mels))
+            for i, audio in enumerate(audios)
+        ]
+        work = partial(_decide, extractor, decider, heard)
         everywhere(work)
         times = [made for _ in range(REPEATS) for made in everywhere(work)]
         points.append(
@@ -275,14 +276,15 @@ def measure_decision(
     return DecisionCosts(decider=decider_sha256(folder), points=tuple(points))
 
 
-def trained(params: Params, arms: Mapping[str, ArmCosts]) -> dict[str, Extractor]:
+def trained(params: Params, arms: Mapping[str, ArmCosts]) -> dict[str, AnyExtractor]:
     """Extractors by decider, of those that train has made for these arms."""
-    found: dict[str, Extractor] = {}
+    found: dict[str, AnyExtractor] = {}
     for name, options in params.deciders.items():
         if (DECIDER / name).is_dir():
             extractor = params.extractors[options.extractor]
             _, description = load_decider(DECIDER / name)
-            if description["extractor"] == extractor_identity(extractor, arms[extractor.arm].spec):
+            specs: dict[ArmName, Any] = {"weak": arms["weak"].spec, "strong": arms["strong"].spec}
+            if description["extractor"] == identity_of(extractor, specs):
                 found[name] = extractor
     return found
 
@@ -332,7 +334,7 @@ def measure_table(params: Params, manifest: pd.DataFrame) -> CostTable:
         loaded[name] = load_arm(checkpoint, arm.decode)
         checks[name] = check_arm(loaded[name], rows, batch_size, arms[name])
     deciders = {
-        name: measure_decision(name, extractor, loaded[extractor.arm], rows, batch_size)
+        name: measure_decision(name, extractor, loaded, rows, batch_size)
         for name, extractor in tqdm(trained(params, arms).items(), "cost: deciders", unit="decider")
     }
     return CostTable(

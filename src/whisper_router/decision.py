@@ -24,6 +24,7 @@ class Spent:
     arm: ArmName
     frames: int  # encoder frames of 20 ms
     tokens: int | None  # through the decoder, prompt included; None: encoded only
+    blocks: int | None = None  # of the encoder, where it ended before the last
 
 
 @dataclass(frozen=True)

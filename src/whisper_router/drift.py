@@ -1,21 +1,27 @@
 """Whether served audio is still like the calibration split: from the prediction log, without labels.
 
-A distribution has drifted where both hold: its population stability index is at least 0.25, the usual mark
-of a major shift, and a two-sample Kolmogorov-Smirnov test finds it at 1 % shared among the distributions. The
-index alone answers to small samples, the test alone to shifts too small to matter.
+A figure has drifted where its change is both large and found. Large is a population stability index of at
+least 0.25, the usual mark of a major shift, or a tenth of all utterances that go to another arm, or a WER up
+by a quarter. Found is at 5 % shared among the figures, by a Kolmogorov-Smirnov test, Fisher's or a bootstrap.
+Each counts as many utterances as the sample is worth: those of one speaker are alike, as much as on the
+calibration split (`clusters.design_effect`). Counted one by one they raised a false alarm in one of five
+samples of 100.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy import stats
 
+from whisper_router.clusters import design_effect
 from whisper_router.errors import UserError
 from whisper_router.files import read_json
+from whisper_router.wer_estimate import COUNTS, differing, estimate
 
 BASELINE = "baseline.json"  # in the router's folder
 DISTRIBUTIONS = {
@@ -26,10 +32,26 @@ DISTRIBUTIONS = {
 MIN_ROWS = 100
 BINS = 10
 PSI_MINOR, PSI_MAJOR = 0.1, 0.25
-SIGNIFICANCE = 0.01
+SIGNIFICANCE = 0.05 / (len(DISTRIBUTIONS) + 2)
 SHARE_CHANGE = 0.1  # of all utterances
+WER_RISE = 0.25  # of the calibration split's
 
 Verdict = Literal["stable", "watch", "drift", "not measured"]
+
+
+class Baseline(BaseModel):
+    """baseline.json: what the calibration split looked like to the packaged router."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    policy: str
+    rows: int
+    strong_share: float
+    score: list[float]  # in ascending order, as the next two
+    avg_logprob: list[float]
+    duration_s: list[float]
+    design_effect: dict[str, float]
+    by_speaker: dict[str, list[int]]  # sums over each speaker's utterances
 
 
 @dataclass(frozen=True)
@@ -43,6 +65,7 @@ class Finding:
     psi: float | None
     p: float | None
     detail: str
+    interval: tuple[float, float] | None = None
 
 
 def stability_index(before: np.ndarray, now: np.ndarray, bins: int = BINS) -> float:
@@ -59,6 +82,17 @@ def stability_index(before: np.ndarray, now: np.ndarray, bins: int = BINS) -> fl
     return float(((q - p) * np.log(q / p)).sum())
 
 
+def _read(folder: Path, kind: str, columns: Sequence[str], versions: Sequence[str]) -> pd.DataFrame:
+    tables = [pd.DataFrame(columns=list(columns))]
+    for file in sorted(folder.glob(f"{kind}-*.parquet")):
+        try:
+            tables.append(pd.read_parquet(file, columns=list(columns)))
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{file}: not a file of the prediction log: {error}") from error
+    table = pd.concat(tables[1:] or tables, ignore_index=True)
+    return table[table["version"].astype(str).isin(versions)] if versions else table
+
+
 def read_log(folder: Path, versions: Sequence[str] = ()) -> pd.DataFrame:
     """All rows of a prediction log; of some versions of the router, if given.
 
@@ -67,72 +101,144 @@ def read_log(folder: Path, versions: Sequence[str] = ()) -> pd.DataFrame:
     UserError
         No log there, or a file that cannot be read, by name.
     """
-    files = sorted(folder.glob("predictions-*.parquet")) if folder.is_dir() else []
-    if not files:
+    if not any(folder.glob("predictions-*.parquet")):
         raise UserError(
             f"{folder}: no predictions-*.parquet; `whisper-router serve` writes them where asked to"
         )
-    tables = []
-    for file in files:
-        try:
-            tables.append(pd.read_parquet(file, columns=["time", "version", "route", *DISTRIBUTIONS]))
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{file}: not a file of the prediction log: {error}") from error
-    table = pd.concat(tables, ignore_index=True)
-    return table[table["version"].astype(str).isin(versions)] if versions else table
+    return _read(folder, "predictions", ["time", "version", "policy", "route", *DISTRIBUTIONS], versions)
 
 
-def read_baseline(router: Path) -> dict[str, Any]:
-    """What the calibration split looked like to the packaged router."""
-    baseline: dict[str, Any] = read_json(router / BASELINE)
-    return baseline
+def read_shadow(folder: Path, versions: Sequence[str] = ()) -> pd.DataFrame:
+    """All windows of the log that both arms have transcribed; none where there was no shadow share."""
+    return _read(folder, "shadow", ["version", "policy", "words_strong", "differences"], versions)
 
 
-def make_baseline(columns: Mapping[str, Sequence[float]], strong: np.ndarray) -> dict[str, Any]:
-    """The calibration split for a later comparison: sorted values, share sent to strong."""
-    values = {name: sorted(round(float(value), 4) for value in columns[name]) for name in DISTRIBUTIONS}
-    return {"strong_share": round(float(np.mean(strong)), 6), "rows": len(strong), **values}
+def read_baseline(router: Path) -> Baseline:
+    """What the calibration split looked like to the packaged router.
+
+    Raises
+    ------
+    UserError
+        It was packaged by an older version of this project.
+    """
+    try:
+        return Baseline.model_validate(read_json(router / BASELINE))
+    except ValidationError as error:
+        raise UserError(
+            f"{router / BASELINE}: written by an older version, or damaged; package the router again: {error}"
+        ) from error
 
 
-def _share(baseline: Mapping[str, Any], log: pd.DataFrame) -> Finding:
-    name, expected = "strong_share", float(baseline["strong_share"])
-    routed = log["route"].eq("strong")
-    now = float(routed.mean())
+def make_baseline(policy: str, table: pd.DataFrame) -> Baseline:
+    """The calibration split for a later comparison.
+
+    Parameters
+    ----------
+    table : DataFrame
+        A row an utterance: speaker, strong (bool), words, errors (of the routed text), words_strong,
+        differences, and the columns of ``DISTRIBUTIONS``.
+    """
+    speakers = table["speaker"].to_numpy()
+    effects = {
+        name: design_effect(table[name].to_numpy(float), speakers) for name in (*DISTRIBUTIONS, "strong")
+    }
+    effects["differences"] = differing(
+        table["words_strong"].to_numpy(), table["differences"].to_numpy(), speakers
+    )
+    values = {name: sorted(round(float(value), 4) for value in table[name]) for name in DISTRIBUTIONS}
+    sums = table.groupby("speaker")[list(COUNTS)].sum()
+    return Baseline(
+        policy=policy,
+        rows=len(table),
+        strong_share=round(float(table["strong"].mean()), 6),
+        **values,
+        design_effect={name: round(value, 4) for name, value in effects.items()},
+        by_speaker={name: sums[name].tolist() for name in COUNTS},
+    )
+
+
+def _share(baseline: Baseline, log: pd.DataFrame) -> Finding:
+    expected, effect = baseline.strong_share, baseline.design_effect["strong"]
+    now = float(log["route"].eq("strong").mean())
     counts = [
-        [routed.sum(), (~routed).sum()],
-        [expected * baseline["rows"], (1 - expected) * baseline["rows"]],
+        [size * share, size * (1 - share)] for size, share in ((len(log), now), (baseline.rows, expected))
     ]
-    p = float(stats.fisher_exact(np.rint(counts).astype(int)).pvalue)
+    p = float(stats.fisher_exact(np.rint(np.array(counts) / effect).astype(int)).pvalue)
     found, large = p < SIGNIFICANCE, abs(now - expected) >= SHARE_CHANGE
     verdict: Verdict = "drift" if found and large else "watch" if found else "stable"
-    return Finding(name, verdict, expected, now, None, p, "share of utterances sent to the strong arm")
+    return Finding(
+        "strong_share", verdict, expected, now, None, p, "share of utterances sent to the strong arm"
+    )
 
 
-def _distribution(name: str, before: np.ndarray, now: np.ndarray) -> Finding:
-    what = DISTRIBUTIONS[name]
+def _distribution(name: str, baseline: Baseline, now: np.ndarray) -> Finding:
+    what, before = DISTRIBUTIONS[name], np.array(getattr(baseline, name))
     if len(now) < MIN_ROWS:
         detail = f"{what}: {len(now)} values, a comparison takes {MIN_ROWS}"
         return Finding(name, "not measured", float(np.median(before)), None, None, None, detail)
-    psi, p = stability_index(before, now), float(stats.ks_2samp(before, now).pvalue)
-    found = p < SIGNIFICANCE / len(DISTRIBUTIONS)
+    psi, distance = stability_index(before, now), stats.ks_2samp(before, now, method="asymp").statistic
+    worth = len(before) * len(now) / (len(before) + len(now)) / baseline.design_effect[name]
+    p = float(stats.kstwo.sf(distance, max(1, round(worth))))
     verdict: Verdict = "stable"
-    if found and psi >= PSI_MINOR:
+    if p < SIGNIFICANCE and psi >= PSI_MINOR:
         verdict = "drift" if psi >= PSI_MAJOR else "watch"
     return Finding(name, verdict, float(np.median(before)), float(np.median(now)), psi, p, f"{what}, median")
 
 
-def find_drift(baseline: Mapping[str, Any], log: pd.DataFrame) -> list[Finding]:
+def _estimated(baseline: Baseline, shadow: pd.DataFrame) -> list[Finding]:
+    known = pd.DataFrame(baseline.by_speaker)
+    spoken = shadow.dropna(subset=["words_strong", "differences"])
+    if len(spoken) < MIN_ROWS or not known["differences"].sum() or not spoken["words_strong"].sum():
+        detail = (
+            f"WER by both arms' disagreement: {len(spoken)} windows that both have heard, an estimate takes "
+            f"{MIN_ROWS}; serve with --shadow 0.05"
+        )
+        return [Finding("wer_routed", "not measured", None, None, None, None, detail)]
+    made = estimate(known, baseline.design_effect["differences"], spoken)
+    found, large = made.p < SIGNIFICANCE, made.wer >= (1 + WER_RISE) * made.wer_before
+    verdict: Verdict = "drift" if found and large else "watch" if found else "stable"
+    low, high = made.interval
+    return [
+        Finding(
+            "disagreement",
+            verdict,
+            made.disagreement_before,
+            made.disagreement,
+            None,
+            made.p,
+            f"differences between both arms a word, {len(spoken)} windows",
+        ),
+        Finding(
+            "wer_routed",
+            verdict,
+            made.wer_before,
+            made.wer,
+            None,
+            made.p,
+            f"WER that this makes likely, {low:.1%} to {high:.1%}",
+            made.interval,
+        ),
+    ]
+
+
+def find_drift(baseline: Baseline, log: pd.DataFrame, shadow: pd.DataFrame) -> list[Finding]:
     """Compare a log with the calibration split.
+
+    Only what was routed by the router's own policy counts: not what asked for an arm or another threshold.
 
     Raises
     ------
     UserError
         Fewer than 100 rows.
     """
+    log, shadow = (table[table["policy"] == baseline.policy] for table in (log, shadow))
     if len(log) < MIN_ROWS:
-        raise UserError(f"the prediction log has {len(log)} rows to compare, a comparison takes {MIN_ROWS}")
+        raise UserError(
+            f"the log has {len(log)} rows of policy {baseline.policy}, a comparison takes {MIN_ROWS}"
+        )
     columns = {name: log[name].dropna().to_numpy(dtype=np.float64) for name in DISTRIBUTIONS}
     return [
         _share(baseline, log),
-        *(_distribution(name, np.array(baseline[name]), values) for name, values in columns.items()),
+        *(_distribution(name, baseline, values) for name, values in columns.items()),
+        *_estimated(baseline, shadow),
     ]

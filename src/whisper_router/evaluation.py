@@ -5,21 +5,35 @@ Intervals are the 2.5 and 97.5 percentiles of a bootstrap over speakers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from whisper_router.cost import Dims, arm_macs, encoder_macs, paper_encoder_macs, paper_macs
 from whisper_router.cost_table import ArmCosts
-from whisper_router.features.options import Extractor, Reads
+from whisper_router.features.kinds import AnyExtractor, blocks_of
+from whisper_router.features.options import Reads
 
 MIN_SPEAKERS = 10
 
 Array = np.ndarray
 Costs = Mapping[str, Array]  # currency -> cost of each utterance
+
+
+class Labelled(Protocol):
+    """Errors of both arms on the same utterances; all arrays have the shape (utterances,)."""
+
+    @property
+    def speakers(self) -> Array: ...
+    @property
+    def words(self) -> Array: ...
+    @property
+    def weak_errors(self) -> Array: ...
+    @property
+    def strong_errors(self) -> Array: ...
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,7 @@ class Pair:
     strong: Costs
     weak_encoder: Costs  # the weak arm's encoder alone, first attempt
     strong_encoder: Costs
+    strong_blocks: Mapping[int, Costs] = field(default_factory=dict)  # that encoder's first blocks alone
 
     @property
     def n_speakers(self) -> int:
@@ -71,14 +86,17 @@ def build_pair(
         if arm in measured:
             costs[arm] |= _columns([measured[arm].utterance(pairs) for pairs in attempts])
     encoders: dict[str, dict[str, Array]] = {}
+    blocks: dict[int, dict[str, Array]] = {}
     for arm, part in rows.items():
         first = [int(contexts[0]) for contexts in part["attempt_contexts"]]
-        encoders[arm] = {
-            "macs": np.array([encoder_macs(dims[arm], frames) for frames in first], dtype=np.float64),
-            "macs_paper": np.full(len(labels), paper_encoder_macs(dims[arm]), dtype=np.float64),
-        }
+        encoders[arm] = _encoder_costs(dims[arm], first)
         if arm in measured:
             encoders[arm] |= _columns([measured[arm].encoder(frames) for frames in first])
+        if arm == "strong":
+            blocks = {
+                count: _encoder_costs(first_blocks(dims[arm], count), first)
+                for count in range(1, dims[arm].audio_layers)
+            }
     return Pair(
         speakers=pd.factorize(labels["speaker"])[0],
         words=labels["words"].to_numpy(),
@@ -91,7 +109,22 @@ def build_pair(
         strong=costs["strong"],
         weak_encoder=encoders["weak"],
         strong_encoder=encoders["strong"],
+        strong_blocks=blocks,
     )
+
+
+def first_blocks(dims: Dims, blocks: int) -> Dims:
+    """The sizes of an encoder that ends after its first blocks."""
+    return replace(dims, audio_layers=blocks)
+
+
+def _encoder_costs(dims: Dims, contexts: Sequence[int]) -> dict[str, Array]:
+    """Products of an encoder at the context of each utterance."""
+    by_context = {frames: encoder_macs(dims, frames) for frames in set(contexts)}
+    return {
+        "macs": np.array([by_context[frames] for frames in contexts], dtype=np.float64),
+        "macs_paper": np.full(len(contexts), paper_encoder_macs(dims), dtype=np.float64),
+    }
 
 
 def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, Array]:
@@ -105,22 +138,26 @@ class Spent:
 
     reads: Reads  # an encoder, whose output its own arm goes on with; or the whole weak arm (a cascade)
     decider: Costs
+    blocks: int | None = None  # of the strong encoder, where not all are run
 
 
-def spent_on(extractor: Extractor, decider: Costs) -> Spent:
+def spent_on(extractor: AnyExtractor, decider: Costs) -> Spent:
     """What a decision costs that reads this extractor."""
-    return Spent(extractor.reads, decider)
+    return Spent(extractor.reads, decider, blocks_of(extractor))
 
 
 def routed_cost(pair: Pair, strong: Array, spent: Spent) -> Costs:
     """Cost of each utterance routed by ``strong`` (bool); what was spent on the decision is always paid.
 
-    Currencies are those in which the decider's cost is known.
+    Currencies are those in which the decider's cost is known, and that of the encoder's first blocks.
     """
+    read: Costs = getattr(pair, spent.reads) if spent.blocks is None else pair.strong_blocks[spent.blocks]
     result = {}
     for currency in spent.decider:
-        paid = getattr(pair, spent.reads)[currency]
-        rest = {
+        if currency not in read:
+            continue
+        paid = read[currency]
+        rest: dict[Reads, tuple[Any, Array]] = {
             "weak": (0.0, pair.strong[currency]),
             "weak_encoder": (pair.weak[currency] - paid, pair.strong[currency]),
             "strong_encoder": (pair.weak[currency], pair.strong[currency] - paid),
@@ -214,7 +251,7 @@ def figures(
     return result
 
 
-def risks(pair: Pair, strong: Array, weights: Array, tau: float = 0.0) -> dict[str, Array]:
+def risks(pair: Labelled, strong: Array, weights: Array, tau: float = 0.0) -> dict[str, Array]:
     """What going to the weak arm does to utterances, for each row of weights (draws, utterances).
 
     ``harm_all``: share of all that go to weak and come out worse by more than ``tau`` WER; ``harm_weak``: of

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from whisper_router.contest import Performance
-from whisper_router.evaluation import MIN_SPEAKERS, with_intervals
+from whisper_router.evaluation import MIN_SPEAKERS, risks, with_intervals
+from whisper_router.files import read_json
+from whisper_router.policy.calibrate import Policy
 from whisper_router.retrain_options import GateOptions
 
 
@@ -97,6 +100,35 @@ def slices(contest: Contest, options: GateOptions) -> Verdict:
     return Verdict("slices", True, f"none of {judged} slices rose by more than {options.max_slice_loss:.2%}")
 
 
+def default_policy(router: Path) -> Policy:
+    """The policy that a packaged router goes by unless asked otherwise."""
+    name = read_json(router / "router.json")["policy"]
+    return Policy.model_validate(read_json(router / "policies" / f"{name}.json"))
+
+
+def guarantee(contest: Contest, policy: Policy, options: GateOptions) -> Verdict:
+    """What the challenger's policy promises is not refuted by the test utterances."""
+    promise, rule = policy.promise, "guarantee"
+    if promise is None:
+        return Verdict(rule, True, f"policy {policy.name} ({policy.kind}) promises nothing")
+    if not promise.holds:
+        return Verdict(rule, False, f"policy {policy.name}: {promise.says}")
+    made = with_intervals(
+        lambda weights: risks(contest, contest.challenger.strong, weights, promise.tau or 0.0),
+        contest.speakers,
+        options.resamples,
+        0,
+    )[promise.figure]
+    found, interval = made["value"], made["interval"]
+    if found is None:
+        return Verdict(rule, True, "nothing goes to the weak arm")
+    said = f"{promise.figure} {found:.2%}, promised at most {promise.alpha:.2%}"
+    if isinstance(interval, str):
+        return Verdict(rule, False, f"{said}; {interval}")
+    span = f"{interval[0]:.2%} to {interval[1]:.2%}"
+    return Verdict(rule, interval[0] <= promise.alpha, f"{said} (95 %: {span})")
+
+
 def latency(contest: Contest, options: GateOptions) -> Verdict:
     """Median seconds an utterance, one at a time."""
     before, after = (float(np.median(side.seconds)) for side in (contest.champion, contest.challenger))
@@ -115,4 +147,5 @@ def judge(contest: Contest, options: GateOptions) -> Iterator[Verdict]:
     """The rules that take both models' transcripts."""
     yield improvement(contest, options)
     yield slices(contest, options)
+    yield guarantee(contest, default_policy(contest.challenger.router), options)
     yield latency(contest, options)

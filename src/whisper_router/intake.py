@@ -32,6 +32,20 @@ def corpus_folder(params: Params) -> Path:
     return Path(params.ingest.root) / found[0].path
 
 
+def complete_batches(drop: Path) -> list[Path]:
+    """The batches of the drop folder that have their metadata and no leading dot.
+
+    Raises
+    ------
+    IntakeError
+        There is no such folder.
+    """
+    if not drop.is_dir():
+        raise IntakeError(f"params.yaml: retrain.drop: {drop} is not a folder; is it mounted?")
+    found = [batch for batch in sorted(drop.iterdir()) if not batch.name.startswith(".")]
+    return [batch for batch in found if any((batch / name).is_file() for name in METADATA)]
+
+
 def take_in(params: Params) -> list[str]:
     """Move complete batches of the drop folder into their corpus; their names.
 
@@ -47,11 +61,8 @@ def take_in(params: Params) -> list[str]:
     if params.retrain.drop is None:
         return []
     drop, corpus = Path(params.retrain.drop), corpus_folder(params)
-    if not drop.is_dir():
-        raise IntakeError(f"params.yaml: retrain.drop: {drop} is not a folder; is it mounted?")
-    for batch in sorted(drop.iterdir()):
-        if not batch.name.startswith(".") and any((batch / name).is_file() for name in METADATA):
-            batch.rename(drop / f"{CLAIMED}{_free_name(batch.name, drop, corpus)}")
+    for batch in complete_batches(drop):
+        batch.rename(drop / f"{CLAIMED}{_free_name(batch.name, drop, corpus)}")
     claimed = sorted(drop.glob(f"{CLAIMED}*"))
     for batch in claimed:
         place = corpus / batch.name.removeprefix(CLAIMED)

@@ -17,7 +17,8 @@ from whisper_router.checks.options import Severities
 from whisper_router.corpus.options import IngestOptions
 from whisper_router.decider.options import DeciderOptions
 from whisper_router.errors import UserError
-from whisper_router.features.options import EncoderExtractor, Extractor
+from whisper_router.features.kinds import FRAMED, AnyExtractor, blocks_of, encoder_of, parts_of
+from whisper_router.features.options import EncoderExtractor
 from whisper_router.files import write_text
 from whisper_router.policy.options import MEASURED, PolicyOptions
 from whisper_router.retrain_options import GateOptions, RetrainOptions
@@ -100,7 +101,7 @@ class Params(_Strict):
     checks: Severities = Severities()
     arms: Arms = Arms()
     runtime: Runtime = Runtime()
-    extractors: dict[Name, Extractor] = Field(min_length=1)
+    extractors: dict[Name, AnyExtractor] = Field(min_length=1)
     deciders: dict[Name, DeciderOptions] = Field(min_length=1)
     policies: dict[Name, PolicyOptions] = Field(min_length=1)
     router: RouterOptions
@@ -113,28 +114,28 @@ class Params(_Strict):
 
     @property
     def stored_extractors(self) -> dict[str, EncoderExtractor]:
-        """The extractors whose states label computes and featurize writes."""
-        return {
-            name: extractor
-            for name, extractor in self.extractors.items()
-            if extractor.kind == "encoder" and extractor.is_stored
-        }
+        """Encoders whose states label computes, by the first extractor that reads them."""
+        found: dict[str, EncoderExtractor] = {}
+        for name, extractor in self.extractors.items():
+            encoder = encoder_of(extractor)
+            if encoder and encoder.is_stored:
+                known = [one.identity() for one in found.values()]
+                if encoder.whole.identity() not in known:
+                    found[name] = encoder.whole
+        return found
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Params":
         for name, extractor in self.extractors.items():
-            decode = getattr(self.arms, extractor.arm).decode
-            if extractor.kind == "encoder" and decode.engine == "ctranslate2" and not decode.encoder_dtype:
-                raise ValueError(
-                    f"extractors.{name}: engine ctranslate2 of arms.{extractor.arm}.decode gives only the "
-                    "last layer; set its encoder_dtype to bfloat16 or float32, or its engine to torch"
-                )
+            self._arms_have(f"extractors.{name}", extractor)
         for name, decider in self.deciders.items():
             _known(f"deciders.{name}.extractor", decider.extractor, self.extractors)
-            if decider.kind not in POOLED and self.extractors[decider.extractor].kind != "encoder":
+            kind = self.extractors[decider.extractor].kind
+            if decider.kind not in POOLED and kind not in FRAMED:
                 raise ValueError(
-                    f"deciders.{name}: kind {decider.kind} reads encoder states; "
-                    f"give it an extractor of kind encoder, or make it one of {', '.join(POOLED)}"
+                    f"deciders.{name}: kind {decider.kind} looks along frames, and extractor "
+                    f"{decider.extractor} of kind {kind} has none; give it one of kind {', '.join(FRAMED)}, "
+                    f"or make it one of {', '.join(POOLED)}"
                 )
         for name, policy in self.policies.items():
             _known(f"policies.{name}.decider", policy.decider, self.deciders)
@@ -144,6 +145,12 @@ class Params(_Strict):
                     f"change; set deciders.{policy.decider}.calibration to temperature or none"
                 )
             currency = getattr(policy, "currency", None)
+            extractor = self.extractors[self.deciders[policy.decider].extractor]
+            if currency in MEASURED and blocks_of(extractor) is not None:
+                raise ValueError(
+                    f"policies.{name}.currency: {currency} of an encoder's first blocks is not measured; "
+                    "take macs, or an extractor without blocks"
+                )
             if currency in MEASURED and self.cost_table is None:
                 raise ValueError(
                     f"policies.{name}.currency: {currency} takes a measured table; run "
@@ -151,6 +158,27 @@ class Params(_Strict):
                 )
         _known("router.policy", self.router.policy, self.policies)
         return self
+
+    def _arms_have(self, where: str, extractor: AnyExtractor) -> None:
+        """Whether the arms' engines give what an extractor reads."""
+        encoder = encoder_of(extractor)
+        if encoder is not None:
+            decode = getattr(self.arms, encoder.arm).decode
+            if decode.engine == "ctranslate2" and not decode.encoder_dtype:
+                raise ValueError(
+                    f"{where}: engine ctranslate2 of arms.{encoder.arm}.decode gives only the "
+                    "last layer; set its encoder_dtype to bfloat16 or float32, or its engine to torch"
+                )
+            if encoder.blocks is not None and decode.engine == "hf":
+                raise ValueError(
+                    f"{where}: engine hf of arms.strong.decode runs its encoder as a whole; leave out "
+                    "blocks, or set its engine to torch"
+                )
+        mel = any(part.kind == "logmel" for part in parts_of(extractor))
+        if mel and self.arms.weak.decode.engine == "hf":
+            raise ValueError(
+                f"{where}: engine hf of arms.weak.decode reads samples, not the log-mel of kind logmel"
+            )
 
 
 def _known(where: str, name: str, names: dict[str, Any]) -> None:

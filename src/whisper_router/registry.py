@@ -26,7 +26,7 @@ from whisper_router.params import load_params
 from whisper_router.paths import ARMS, DECIDER, LABELS, METRICS, PLOTS, REPORT, ROUTER
 from whisper_router.promotion import MODEL, champion, move_champion, registry
 from whisper_router.report.words import DEMO_NOTE, is_demo
-from whisper_router.router import WEIGHTS
+from whisper_router.router import HF, WEIGHTS
 from whisper_router.serving.signature import example, signature
 
 EXPERIMENT = "whisper-router"
@@ -77,14 +77,20 @@ def _router(embed: bool) -> Iterator[Path]:
         for arm, reference in arm_references(read_json(ARMS)).items():
             path = reference.checkpoint().path
             (shutil.copytree if path.is_dir() else shutil.copy)(path, folder / WEIGHTS / f"{arm}.pt")
+        described = read_json(folder / "router.json")["extractor"]
+        for part in (described, *described.get("parts", ())):
+            if part["kind"] == "hf":
+                shutil.copytree(part["model"], folder / WEIGHTS / HF)
         yield folder
 
 
 def requirements(router: Path) -> list[str]:
     """Pins of what serving a packaged router imports, engines and all."""
     described = read_json(router / "router.json")
-    engines = sorted({described[arm]["decode"]["engine"] for arm in ("weak", "strong")} & set(PACKAGES))
-    names = [*SERVING, *(PACKAGES[engine][0] for engine in engines)]
+    parts = [described["extractor"], *described["extractor"].get("parts", [])]
+    engines = {described[arm]["decode"]["engine"] for arm in ("weak", "strong")}
+    used = sorted((engines | {part["kind"] for part in parts}) & set(PACKAGES))
+    names = [*SERVING, *(PACKAGES[engine][0] for engine in used)]
     return [f"{name}=={version(name).split('+')[0]}" for name in names]
 
 

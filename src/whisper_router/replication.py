@@ -24,7 +24,7 @@ from whisper_router.cost import Dims
 from whisper_router.crossval import Fold, Job, Trained, run_jobs, speaker_folds
 from whisper_router.decider.options import ResnetOptions
 from whisper_router.errors import UserError
-from whisper_router.evaluation import Pair, auroc, build_pair, evaluate, spent_on, sweep, with_intervals
+from whisper_router.evaluation import Pair, Spent, auroc, build_pair, evaluate, sweep, with_intervals
 from whisper_router.features.extractors import extractor_identity
 from whisper_router.features.options import EncoderExtractor
 from whisper_router.features.store import write_index
@@ -238,7 +238,7 @@ def summarise(
             scores[fold.test] = one.scores.scores
             for currency, values in macs.items():
                 values[fold.test] = one.scores.macs[currency]
-        spent = spent_on(candidate.extractor, macs)
+        spent = Spent(candidate.extractor.reads, macs)
         metrics = {
             str(threshold): evaluate(pair, scores, threshold, spent, RESAMPLES, 0, numbers)
             for threshold in THRESHOLDS

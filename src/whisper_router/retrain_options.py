@@ -1,6 +1,8 @@
 """What params.yaml says about retraining and its gate; no stage of the DAG reads it."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class GateOptions(BaseModel):
@@ -34,5 +36,15 @@ class RetrainOptions(BaseModel):
     remote: str | None = Field(
         None, description="DVC remote that data is pushed to; null: the default, if any"
     )
+    when: Literal["always", "drift"] = Field(
+        "always", description="drift: only where log has drifted, or drop holds new audio"
+    )
+    log: str | None = Field(None, description="folder of the prediction log that `when: drift` reads")
     branch: str = Field("main", description="the branch that a version which passed is merged into")
     webhook: str | None = Field(None, pattern=r"^https?://", description="gets a JSON of the outcome by POST")
+
+    @model_validator(mode="after")
+    def _drift_needs_a_log(self) -> Self:
+        if self.when == "drift" and self.log is None:
+            raise ValueError("when: drift needs log, the folder that `whisper-router serve --log` writes")
+        return self

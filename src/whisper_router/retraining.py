@@ -27,7 +27,7 @@ from whisper_router.contest import ContestError, Performance, short, side_by_sid
 from whisper_router.cost import Dims
 from whisper_router.errors import UserError
 from whisper_router.evaluation import build_pair, routed_cost, spent_on
-from whisper_router.features.options import Extractor
+from whisper_router.features.kinds import AnyExtractor
 from whisper_router.files import read_json, write_text
 from whisper_router.gate import Contest, Verdict, judge, size
 from whisper_router.hashing import digest, file_sha256
@@ -41,7 +41,7 @@ from whisper_router.run import dvc_call
 
 BRANCH = "retrain/"
 NOTIFIED = "notified"
-EXTRACTOR: TypeAdapter[Extractor] = TypeAdapter(Extractor)
+EXTRACTOR: TypeAdapter[AnyExtractor] = TypeAdapter(AnyExtractor)
 
 
 class RetrainError(UserError):
@@ -239,7 +239,7 @@ def _macs(
         bound = read_json(side.router / "policies" / f"{described['policy']}.json")["bound"]
         if [bound["weak_arm"], bound["strong_arm"]] != today:
             return None
-        extractor: Extractor = EXTRACTOR.validate_python(described["extractor"])
+        extractor: AnyExtractor = EXTRACTOR.validate_python(described["extractor"])
         paid = spent_on(extractor, {"macs": np.zeros(len(labels))})
         spent.append(routed_cost(pair, side.strong, paid)["macs"])
     return spent[0], spent[1]

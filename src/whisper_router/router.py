@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 
 from whisper_router.asr.arm import Arm, log_mel
+from whisper_router.asr.blocks import Started, begin, whole
 from whisper_router.asr.decoding import Hypothesis
 from whisper_router.asr.engine import Encoding
 from whisper_router.asr.load import load_arm
@@ -21,15 +22,17 @@ from whisper_router.audio import SAMPLE_RATE, Audio, AudioError
 from whisper_router.decider.registry import Decider, decider_sha256, load_decider
 from whisper_router.decision import FORCED, Decision, Route, Segment, Spent, Transcript
 from whisper_router.errors import UserError
-from whisper_router.features.extractors import extract, extractor_identity
-from whisper_router.features.options import ArmName, Extractor
+from whisper_router.features.kinds import AnyExtractor, blocks_of, encoder_of, parts_of, with_model
+from whisper_router.features.logmel import weak_mel
+from whisper_router.features.options import ArmName
+from whisper_router.features.reading import Heard, identity_of, read_feature, specs_of
 from whisper_router.files import read_json
 from whisper_router.hashing import digest
 from whisper_router.policy.calibrate import Policy
 from whisper_router.recording import Source, source_windows
 from whisper_router.scoring import NORMALISER
 
-WEIGHTS = "weights"  # folder of embedded checkpoints in a router
+WEIGHTS, HF = "weights", "hf"  # folder of embedded checkpoints in a router, and of an extractor's model in it
 HELD_BATCHES = 4  # windows that are held at a time, in batches
 
 
@@ -44,14 +47,13 @@ class RouterDescription(BaseModel):
 
     weak: ArmReference
     strong: ArmReference
-    extractor: Extractor
+    extractor: AnyExtractor
     batch_size: int
     policy: str  # the one of policies/ that holds unless another is asked for
 
     def extractor_identity(self) -> dict[str, object]:
-        """The extractor and the arm it reads."""
-        arm = self.weak if self.extractor.arm == "weak" else self.strong
-        return extractor_identity(self.extractor, arm.spec())
+        """The extractor and what it reads."""
+        return identity_of(self.extractor, specs_of({"weak": self.weak, "strong": self.strong}))
 
 
 @dataclass
@@ -139,6 +141,9 @@ class Router:
             raise UserError(f"{folder} holds no router.json; run `whisper-router run` to package a router")
         try:
             description = RouterDescription.model_validate(read_json(folder / "router.json"))
+            if (folder / WEIGHTS / HF).is_dir():
+                extractor = with_model(description.extractor, str(folder / WEIGHTS / HF))
+                description = description.model_copy(update={"extractor": extractor})
             policies = read_policies(folder)
             if description.policy not in policies:
                 raise UserError(f"{folder}: policies/{description.policy}.json is missing; package it again")
@@ -307,34 +312,50 @@ class Router:
         mels: dict[int, torch.Tensor],
     ) -> None:
         """Score rows; those that stay with the arm that the extractor reads get their hypotheses."""
-        cascade = self.description.extractor.kind == "confidence"
-        reads = self.description.extractor.arm
+        extractor = self.description.extractor
+        cascade, reads, blocks = extractor.reads == "weak", extractor.arm, blocks_of(extractor)
         first = self._arm(reads)
         for batch in first.batches([audios[i] for i in scored], self.description.batch_size):
             index = [scored[k] for k in batch]
             chosen = [audios[i] for i in index]
-            encoding = first.encode_audio(chosen)
-            made = dict(enumerate(first.decode(encoding, chosen))) if cascade else {}
-            found = self.decider.score(self._features(encoding, chosen, made))
+            begun = begin(first, chosen, blocks)
+            made = dict(enumerate(first.decode(whole(first, begun), chosen))) if cascade else {}
+            found = self.decider.score(self._features(begun, chosen, made))
             for i, score in zip(index, found, strict=True):
                 threshold = routes[i].threshold
                 heard[i].score = float(score)
                 heard[i].arm = "strong" if threshold is not None and score >= threshold else "weak"
             stay = [k for k, i in enumerate(index) if heard[i].arm == reads]
             if transcribe and stay and not cascade:
-                decoded = first.decode(encoding.rows(stay), [chosen[k] for k in stay])
+                decoded = first.decode(whole(first, begun.rows(stay)), [chosen[k] for k in stay])
                 made = dict(zip(stay, decoded, strict=True))
             for k, i in enumerate(index):
                 frames = first.options.context(audios[i].size)
-                heard[i].spent += _spent(reads, made[k]) if k in made else [Spent(reads, frames, None)]
+                heard[i].spent += (
+                    _spent(reads, made[k]) if k in made else [Spent(reads, frames, None, blocks)]
+                )
                 if heard[i].arm != reads:
-                    mels[i] = encoding.mel[k]
+                    mels[i] = begun.mel[k]
                 elif transcribe:
                     heard[i].hypothesis = made[k]
 
     def _features(
-        self, encoding: Encoding, audios: Sequence[Audio], weak: Mapping[int, Hypothesis]
+        self, begun: Encoding | Started, audios: Sequence[Audio], weak: Mapping[int, Hypothesis]
     ) -> list[np.ndarray]:
         extractor = self.description.extractor
-        states = encoding.states if extractor.kind == "encoder" else []  # not every engine has them
-        return [extract(extractor, audio, states, k, weak.get(k)) for k, audio in enumerate(audios)]
+        states = begun.states if encoder_of(extractor) else []  # not every engine has them
+        mels = self._weak_mels(begun, audios)
+        return [
+            read_feature(extractor, Heard(audio, states, k, weak.get(k), mels.get(k)))
+            for k, audio in enumerate(audios)
+        ]
+
+    def _weak_mels(self, begun: Encoding | Started, audios: Sequence[Audio]) -> dict[int, torch.Tensor]:
+        """The weak arm's log-mels, where the extractor reads them; made anew where the other arm's differ."""
+        extractor = self.description.extractor
+        if not any(part.kind == "logmel" for part in parts_of(extractor)):
+            return {}
+        if extractor.arm == "weak" or self.weak.shares_mel(self.strong):
+            return dict(enumerate(begun.mel))
+        decode = self.description.weak.decode
+        return {k: weak_mel(audio, decode, self.weak.n_mels) for k, audio in enumerate(audios)}

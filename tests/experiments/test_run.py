@@ -21,7 +21,9 @@ from whisper_router.experiments.candidates import (
     FLOOR,
     PAPER,
     SNR,
+    SPEAKER,
     STRONG,
+    TAGS,
     Candidate,
     Part,
     candidates,
@@ -34,6 +36,7 @@ from whisper_router.experiments.setting import Setting
 from whisper_router.experiments.studies import fewer, per_doubling
 from whisper_router.features.store import write_features
 from whisper_router.files import write_json, write_parquet
+from whisper_router.hashing import canonical_json
 from whisper_router.labelling import labels_table, transcripts_table
 from whisper_router.paths import ARMS, DATA, LABELS, MANIFEST, TRANSCRIPTS
 from whisper_router.store import ContentStore
@@ -47,9 +50,13 @@ TRIED = [
     Candidate("layers", BEFORE, (Part("weak_encoder"),), LINE),
     Candidate("mlp", BEFORE, (Part("weak_encoder"),), MlpOptions(kind="mlp", extractor="", epochs=1), False),
     Candidate("first block", STRONG, (Part("strong_encoder", (), 2),), LINE, False),
+    Candidate("mel", FLOOR, (Part("logmel"),), LINE, False),
+    Candidate("mel mlp", FLOOR, (Part("logmel"),), MlpOptions(kind="mlp", extractor="", epochs=1), False),
+    Candidate(SPEAKER, FLOOR, (Part(TAGS),), LINE, False),
     Candidate("sure", CASCADE, (Part("confidence"),), LINE),
     Candidate("trees", CASCADE, (Part("confidence"), Part("signal")), TREES),
 ]
+SURE, TREES_ON_BOTH = TRIED[-2:]
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +90,8 @@ def project(
         manifest["text"] = [f"{made[name][i].text} word{i}" for i, name in enumerate(right)]
         manifest["corpus"] = np.where(np.arange(36) % 12 < 6, "one", "other")
         manifest["speaker"], manifest["split"] = [f"s{i % 12}" for i in range(36)], "train"
+        accents = [canonical_json({"accent": "ab"[i % 12 % 2], "room": i}) for i in range(36)]
+        manifest["tags"] = [tag if i % 12 < 6 else "{}" for i, tag in enumerate(accents)]
         transcripts = transcripts_table(manifest, made, {})
         write_parquet(MANIFEST, manifest)
         write_parquet(TRANSCRIPTS, transcripts)
@@ -115,9 +124,9 @@ def test_every_candidate_has_its_row_and_the_choice_is_among_those_of_its_groups
     assert set(report["differences"]["layers"]) == {SNR, DURATION}
     assert {row["candidate"] for row in report["across"]} <= {"layers", "sure", "trees"}
     assert report["compute"] == {
-        "configurations": 8,
+        "configurations": 11,
         "in the choice": 3,
-        "trainings": 8 * 3 + 3 * 3 * 3,
+        "trainings": 11 * 3 + 3 * 3 * 3,
         "training_seconds": report["compute"]["training_seconds"],
     }
     for name in [*report["candidates"], "best cascade, chosen in inner folds"]:
@@ -157,7 +166,7 @@ def test_what_was_trained_is_not_trained_again(made, project, monkeypatch):
 
 def test_a_damaged_training_is_made_again_with_an_equal_result(made, project):
     setting = Setting.of(Corpus.load(), 3, 0)
-    job = setting.job(TRIED[6], setting.folds[0])
+    job = setting.job(SURE, setting.folds[0])
     before = training._train(job)
     path = ContentStore().value_path(training.KIND, training._key(job))
     path.write_text("{")
@@ -184,8 +193,8 @@ def test_each_configuration_is_one_mlflow_run_however_often_it_is_logged(made, p
 
 
 def test_the_vector_of_a_combination_is_its_parts_side_by_side(made):
-    parts = [PooledReader((part,))["u3"] for part in TRIED[7].parts]
-    np.testing.assert_array_equal(PooledReader(TRIED[7].parts)["u3"], np.concatenate(parts, axis=1))
+    parts = [PooledReader((part,))["u3"] for part in TREES_ON_BOTH.parts]
+    np.testing.assert_array_equal(PooledReader(TREES_ON_BOTH.parts)["u3"], np.concatenate(parts, axis=1))
     reader = data.open_reader("weak_encoder")
     whole = reader["u3"].astype(np.float64)
     wanted = np.concatenate([whole.mean(axis=0).ravel(), whole.std(axis=0).ravel()])
@@ -238,9 +247,29 @@ def test_the_curve_reaches_what_the_order_of_the_scores_allows():
 
 
 def test_names_of_candidates_are_their_own_and_their_parts_exist():
-    found = candidates()
+    found = candidates(tags=True)
+    assert [one for one in found if one.name != SPEAKER] == candidates(tags=False)
     assert len({one.name for one in found}) == len(found)
     for one in found:
         for part in one.parts:
             names = data.NAMES.get(part.extractor, ("last",))
             assert set(part.columns) <= set(names)
+
+
+def test_speaker_tags_are_compared_within_the_corpora_that_have_them(made):
+    report, corpus = made[0], Corpus.load()
+    assert list(corpus.tags) == ["one: accent=a", "one: accent=b"]
+    tagged = (corpus.labels["corpus"] == "one").to_numpy()
+    np.testing.assert_array_equal(corpus.tagged, tagged)
+    row = report["candidates"][SPEAKER]["auroc"]
+    assert row["other"]["value"] is None
+    assert row["all"] == row["one"] != {"value": None}
+    assert SPEAKER not in report["not_measured"]
+
+
+def test_the_first_blocks_are_costed_as_the_pair_says(made):
+    _, curves, pair = made
+    first = curves["first block"]["macs"].iloc[0]
+    least = (pair.weak["macs"] + pair.strong_blocks[1]["macs"]).sum() / pair.strong["macs"].sum()
+    assert first == pytest.approx(least, rel=0.02)
+    assert first > least  # the decider's own

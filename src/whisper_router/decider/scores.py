@@ -1,16 +1,19 @@
 """Scores of a trained decider on a split, and what they cost."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tqdm import tqdm
 
 from whisper_router.decider.registry import Decider, load_decider
 from whisper_router.errors import UserError
-from whisper_router.features.live import Reader, open_features
+from whisper_router.features.live import Reader
+from whisper_router.features.open import open_features
+from whisper_router.features.reading import PRICED, arms_of, reading_costs
+from whisper_router.files import read_json, read_parquet
 from whisper_router.params import Params
-from whisper_router.paths import DECIDER
+from whisper_router.paths import ARMS, DECIDER, MANIFEST
 
 BATCH = 64
 
@@ -20,7 +23,7 @@ class Scores:
     """What a decider says of some utterances."""
 
     scores: np.ndarray  # (utterances,), in [0, 1]
-    macs: dict[str, np.ndarray]  # currency -> the decider's own multiply-accumulates, (utterances,)
+    macs: dict[str, np.ndarray]  # currency -> the decider's multiply-accumulates, (utterances,)
     extractor: dict[str, object]  # the identity of what it read
 
 
@@ -46,7 +49,13 @@ def score_split(params: Params, name: str, ids: Sequence[str]) -> Scores:
     """
     decider, description = load_decider(DECIDER / name)
     extractor = params.deciders[name].extractor
-    reader = open_features(extractor, params.extractors[extractor])
+    options = params.extractors[extractor]
+    reader = open_features(extractor, options)
     if reader.extractor != description["extractor"]:
         raise UserError(f"{DECIDER / name} was trained on other features than {extractor}'s; run train again")
-    return score_all(decider, reader, ids)
+    made = score_all(decider, reader, ids)
+    if options.kind not in PRICED:
+        return made
+    durations = read_parquet(MANIFEST).set_index("id")["duration_s"].loc[list(ids)]
+    reading = reading_costs(options, durations, arms_of(read_json(ARMS)))
+    return replace(made, macs={name: values + reading[name] for name, values in made.macs.items()})

@@ -11,22 +11,18 @@ from whisper_router.decider.options import (
     ResnetOptions,
     TransformerOptions,
 )
-from whisper_router.features.options import (
-    ArmName,
-    ConfidenceExtractor,
-    EncoderExtractor,
-    Extractor,
-    Reads,
-    SignalExtractor,
-)
+from whisper_router.features.kinds import AnyExtractor, BlocksExtractor, LogMelExtractor, dearest
+from whisper_router.features.options import ConfidenceExtractor, Reads, SignalExtractor
 from whisper_router.params import read_preset
 
-EXTRACTORS: dict[str, Extractor] = {
+EXTRACTORS: dict[str, AnyExtractor] = {
     "signal": SignalExtractor(kind="signal"),
     "confidence": ConfidenceExtractor(kind="confidence"),
-    "weak_encoder": EncoderExtractor(kind="encoder", arm="weak", pool=4),
-    "strong_encoder": EncoderExtractor(kind="encoder", arm="strong", pool=4),
+    "weak_encoder": BlocksExtractor(kind="encoder", arm="weak", pool=4),
+    "strong_encoder": BlocksExtractor(kind="encoder", arm="strong", pool=4),
+    "logmel": LogMelExtractor(kind="logmel"),
 }
+TAGS = "tags"  # of the manifest, which no router sees
 
 
 @dataclass(frozen=True)
@@ -50,10 +46,13 @@ class Candidate:
 
     @property
     def reads(self) -> Reads:
-        """The dearest that is paid before the decision."""
-        read = {EXTRACTORS[part.extractor].reads for part in self.parts}
-        order: tuple[Reads, ...] = ("weak", "strong_encoder", "weak_encoder")
-        return next(name for name in order if name in read)
+        """The dearest that is paid before the decision; tags are costed as if the weak encoder had run."""
+        return dearest(
+            {
+                "weak_encoder" if part.extractor == TAGS else EXTRACTORS[part.extractor].reads
+                for part in self.parts
+            }
+        )
 
     @property
     def blocks(self) -> int | None:
@@ -71,7 +70,7 @@ FLOOR, PAPER, BEFORE, STRONG, CASCADE, BOTH = (
     "cascade, more than the hypothesis",
 )
 CHOICES = {"best before decoding": (BEFORE,), "best cascade": (CASCADE, BOTH)}
-SNR, DURATION = "SNR alone", "duration alone"
+SNR, DURATION, SPEAKER = "SNR alone", "duration alone", "speaker tags alone"
 HARD, SOFT = (0.0001, 0.001, 0.01), (0.001, 0.003, 0.01, 0.03, 0.1)  # c, for thousands of numbers and for few
 
 
@@ -83,8 +82,8 @@ def _gbt(**change: Any) -> GbtOptions:
     return GbtOptions(kind="gbt", extractor="", **change)
 
 
-def candidates() -> list[Candidate]:
-    """Floors, the paper's design, deciders before decoding, cascades."""
+def candidates(tags: bool) -> list[Candidate]:
+    """Floors, the paper's design, deciders before decoding, cascades; ``tags``: the corpus has some."""
     signal, confidence = Part("signal"), Part("confidence")
     weak, strong = Part("weak_encoder"), Part("strong_encoder")
     preset = ResnetOptions.model_validate(read_preset("paper-compact")["deciders"]["paper-compact"])
@@ -94,6 +93,9 @@ def candidates() -> list[Candidate]:
         Candidate(DURATION, FLOOR, (Part("signal", ("log_duration",)),), _logistic(), False),
         Candidate("signal statistics, logistic", FLOOR, (signal,), _logistic(), False),
         Candidate("signal statistics, trees", FLOOR, (signal,), _gbt(), False),
+        Candidate("log-mel, logistic", FLOOR, (Part("logmel"),), _logistic(c=HARD), False),
+        Candidate("log-mel, MLP", FLOOR, (Part("logmel"),), mlp, False),
+        *([Candidate(SPEAKER, FLOOR, (Part(TAGS),), _logistic(), False)] if tags else []),
         Candidate("paper-compact", PAPER, (strong,), preset, False),
         Candidate("all layers, logistic", BEFORE, (weak,), _logistic(c=HARD)),
         Candidate("all layers, logistic, cost", BEFORE, (weak,), _logistic(c=HARD, objective="cost")),
@@ -148,15 +150,9 @@ def candidates() -> list[Candidate]:
     ]
 
 
-def arm_of(name: str) -> ArmName:
-    """The arm that an extractor reads."""
-    return EXTRACTORS[name].arm
-
-
+NO_TAGS = "no tag of the speakers (accent, age) that two of them share in these corpora"
 NOT_MEASURED = {
     "wav2vec2 features": "no weights at hand",
-    "accent alone": "no accent among the tags of these corpora",
-    "log-mel features": "no decider reads them yet",
     "an intermediate model as a third line": "no weights between the two arms at hand",
     "tiny -> base, base -> small, small -> large": "no weights of tiny, small and large at hand",
 }

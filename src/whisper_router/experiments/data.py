@@ -1,9 +1,9 @@
 """What the experiments read: labels, transcripts and features of the DAG's utterances."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +11,15 @@ import pandas as pd
 
 from whisper_router.asr.reference import ArmReference, arm_references
 from whisper_router.cost import Dims
-from whisper_router.decider.options import LogisticOptions
-from whisper_router.decider.pooling import pooling_macs, vectors
 from whisper_router.errors import UserError
-from whisper_router.experiments.candidates import EXTRACTORS, Part, arm_of
-from whisper_router.features.extractors import extractor_identity
+from whisper_router.experiments.candidates import EXTRACTORS, TAGS, Part
+from whisper_router.experiments.tags import speaker_tags
+from whisper_router.features.collate import Features, Sources, features_of
+from whisper_router.features.combined import over_time, over_time_macs, side_by_side
 from whisper_router.features.hypothesis import CONFIDENCE_NAMES
+from whisper_router.features.kinds import FRAMED
 from whisper_router.features.options import EncoderExtractor
-from whisper_router.features.plain import plain_features
+from whisper_router.features.reading import identity_of, specs_of
 from whisper_router.features.signal import SIGNAL_NAMES
 from whisper_router.features.store import FeatureReader, write_features
 from whisper_router.files import read_json, read_parquet, replacing
@@ -31,7 +32,7 @@ from whisper_router.store import ContentStore
 WORK = DATA / "experiments"
 BATCH_SIZE = 16
 NAMES = {"signal": SIGNAL_NAMES, "confidence": CONFIDENCE_NAMES}
-WHOLE = LogisticOptions(kind="logistic", extractor="", deviation=True)  # mean and deviation over the frames
+OVER_TIME = {name for name, options in EXTRACTORS.items() if options.kind in FRAMED}
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,18 @@ class Corpus:
         return cls(labels, manifest, read_parquet(TRANSCRIPTS), arm_references(arms), dims)
 
     @cached_property
+    def tags(self) -> pd.DataFrame:
+        """What is known of the speakers, one-hot."""
+        return speaker_tags(self.manifest)
+
+    @property
+    def tagged(self) -> np.ndarray:
+        """Whose corpus has such tags, shape (utterances,), bool."""
+        corpora = self.manifest["corpus"].to_numpy()
+        known = self.tags.to_numpy().any(axis=1)
+        return np.isin(corpora, corpora[known])
+
+    @cached_property
     def gains(self) -> np.ndarray:
         """Errors of the weak arm less those of the strong, shape (utterances,)."""
         found: np.ndarray = (self.labels["errors_weak"] - self.labels["errors_strong"]).to_numpy()
@@ -78,27 +91,33 @@ def folder_of(name: str) -> Path:
 def featurize(corpus: Corpus, names: Sequence[str]) -> None:
     """Write the features that are not there yet; encodings come from the content store where it has them."""
     for name in names:
-        options, reference = EXTRACTORS[name], corpus.references[arm_of(name)]
-        identity = extractor_identity(options, reference.spec())
+        identity = _identity(corpus, name)
         identity["utterances"] = digest(corpus.manifest["sha256"].tolist())
         folder = folder_of(name)
         if not folder.exists() or read_json(folder / "extractor.json") != identity:
             write_features(folder, _features(corpus, name), identity)
 
 
-def _features(corpus: Corpus, name: str) -> Iterator[tuple[str, np.ndarray]]:
-    options = EXTRACTORS[name]
-    if options.kind == "encoder":
-        return _encodings(corpus, options, name)
-    return plain_features(options, corpus.manifest, corpus.transcripts, f"experiments: {name}")
+def _identity(corpus: Corpus, name: str) -> dict[str, object]:
+    if name == TAGS:
+        return {"kind": TAGS, "values": digest([list(corpus.tags), corpus.tags.to_numpy().tolist()])}
+    return identity_of(EXTRACTORS[name], specs_of(corpus.references))
 
 
-def _encodings(corpus: Corpus, options: EncoderExtractor, name: str) -> Iterator[tuple[str, np.ndarray]]:
+def _features(corpus: Corpus, name: str) -> Features:
+    if name == TAGS:
+        return iter(zip(corpus.manifest["id"], corpus.tags.to_numpy()[:, None], strict=True))
+    encodings = partial(_encodings, corpus, f"experiments: {name}")
+    sources = Sources(corpus.manifest, corpus.transcripts, corpus.references, corpus.dims, encodings)
+    return features_of(EXTRACTORS[name], sources, f"experiments: {name}")
+
+
+def _encodings(corpus: Corpus, title: str, options: EncoderExtractor) -> Features:
     reference, store, rows = corpus.references[options.arm], ContentStore(), utterances(corpus.manifest)
     work = Work(reference.sha256, reference.decode, False, (options,))
     batches = plan_work(rows, work, store, BATCH_SIZE)
     if batches:
-        errors = compute(reference.load(), batches, work, store, f"experiments: {name}")
+        errors = compute(reference.load(), batches, work, store, title)
         if errors:
             raise UserError("; ".join(f"{id_}: {reason}" for id_, reason in sorted(errors.items())))
     for row in rows:
@@ -116,22 +135,18 @@ def open_reader(name: str) -> FeatureReader:
 
 def _vector(part: Part, feature: np.ndarray) -> np.ndarray:
     """What a part says of one utterance."""
-    if part.extractor in NAMES:
-        names = NAMES[part.extractor]
+    if part.extractor not in OVER_TIME:
+        names = NAMES.get(part.extractor, ())
         columns = [names.index(column) for column in part.columns] or slice(None)
         vector: np.ndarray = feature[0, columns]
         return vector
     last = part.columns == ("last",)
-    chosen = feature[:, -1:] if last else feature[:, : part.states]
-    whole: np.ndarray = vectors([chosen], WHOLE)[0]
-    return whole
+    return over_time(feature[:, -1:] if last else feature[:, : part.states])
 
 
 def pool_parts(parts: Sequence[Part], utterance: str) -> np.ndarray:
     """One utterance's vector, shape (1, width), float32."""
-    made = [_vector(part, open_reader(part.extractor)[utterance]) for part in parts]
-    vector: np.ndarray = np.concatenate(made)[None].astype(np.float32)
-    return vector
+    return side_by_side([_vector(part, open_reader(part.extractor)[utterance]) for part in parts])
 
 
 class PooledReader(FeatureReader):
@@ -166,8 +181,8 @@ class PooledReader(FeatureReader):
         """Products of the pooling."""
         total = 0
         for part, reader in self._parts:
-            if part.extractor not in NAMES:
+            if part.extractor in OVER_TIME:
                 shape = reader[utterance].shape
                 states = 1 if part.columns == ("last",) else part.states or shape[1]
-                total += pooling_macs(2 * states * shape[2], shape[0], WHOLE)
+                total += over_time_macs(shape[0], states * shape[2])
         return total

@@ -63,7 +63,13 @@ def write_document(report: Mapping[str, Any], curves: Mapping[str, pd.DataFrame]
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["percent"] = percent
-    write_text(DOCUMENT, environment.from_string(source).render(**read_json(DOCUMENT.with_suffix(".json"))))
+    figures = read_json(DOCUMENT.with_suffix(".json"))
+    rows = figures["candidates"]
+    best_first = sorted(rows, key=lambda name: -(rows[name]["auroc"]["all"]["value"] or 0))
+    text = environment.from_string(source).render(
+        **figures | {"candidates": {name: rows[name] for name in best_first}}
+    )
+    write_text(DOCUMENT, text)
 
 
 def log_runs(report: Mapping[str, Any]) -> int:

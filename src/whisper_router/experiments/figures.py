@@ -1,13 +1,11 @@
 """Figures of a candidate over its out-of-fold scores."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from whisper_router.cost import Dims, encoder_macs, paper_encoder_macs
 from whisper_router.decider.calibration import expected_calibration_error, reliability
 from whisper_router.evaluation import Pair, Spent, auroc, routed_cost, with_intervals
 from whisper_router.experiments.candidates import Candidate
@@ -27,18 +25,6 @@ def ranks(scores: np.ndarray, folds: np.ndarray) -> np.ndarray:
         order = rows[np.argsort(-scores[rows], kind="stable")]
         result[order] = np.arange(len(rows)) / len(rows)
     return result
-
-
-def blocks_pair(pair: Pair, dims: Dims, blocks: int, contexts: np.ndarray) -> Pair:
-    """The pair where only the first blocks of the strong encoder are paid before the decision."""
-    first = replace(dims, audio_layers=blocks)
-    return replace(
-        pair,
-        strong_encoder={
-            "macs": np.array([encoder_macs(first, int(frames)) for frames in contexts], dtype=np.float64),
-            "macs_paper": np.full(len(contexts), paper_encoder_macs(first), dtype=np.float64),
-        },
-    )
 
 
 def curve(pair: Pair, scores: np.ndarray, folds: np.ndarray, spent: Spent) -> pd.DataFrame:
@@ -80,13 +66,25 @@ def _gap(line: pd.DataFrame, pair: Pair) -> dict[str, Any]:
     return {"apgr": round(float(recovered.mean()), 4), "cpt": cpt, "recovered": spans}
 
 
-def ranking(pair: Pair, labels: pd.DataFrame, scores: np.ndarray, folds: np.ndarray) -> dict[str, Any]:
-    """AUROC within folds, of all and of each corpus, with intervals over speakers."""
-    corpora = {str(name): (labels["corpus"] == name).to_numpy() for name in sorted(labels["corpus"].unique())}
+def ranking(
+    pair: Pair, labels: pd.DataFrame, scores: np.ndarray, folds: np.ndarray, tagged: np.ndarray | None = None
+) -> dict[str, Any]:
+    """AUROC within folds, of all and of each corpus, with intervals over speakers.
+
+    ``tagged``, shape (utterances,): whose corpus has tags that the scores go by; it is compared within each
+    such corpus and not across, since which corpus it is says more than an accent.
+    """
+    names = sorted(labels["corpus"].unique())
+    corpora = {str(name): (labels["corpus"] == name).to_numpy() for name in names}
+    parts, known = folds, np.ones(len(scores))
+    if tagged is not None:
+        parts = folds * len(names) + labels["corpus"].map(names.index).to_numpy()
+        known = tagged.astype(float)
 
     def measure(weights: np.ndarray) -> dict[str, np.ndarray]:
-        inside = {name: auroc(pair.label, scores, weights * mask, folds) for name, mask in corpora.items()}
-        return {"all": auroc(pair.label, scores, weights, folds), **inside}
+        counted = weights * known
+        inside = {name: auroc(pair.label, scores, counted * mask, parts) for name, mask in corpora.items()}
+        return {"all": auroc(pair.label, scores, counted, parts), **inside}
 
     return with_intervals(measure, pair.speakers, RESAMPLES, 0)
 
@@ -98,6 +96,7 @@ def figures(
     scores: np.ndarray,
     folds: np.ndarray,
     macs: Mapping[str, np.ndarray],
+    tagged: np.ndarray | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """A candidate's row of the table, and its curve.
 
@@ -107,8 +106,10 @@ def figures(
         Out-of-fold scores and the number of the fold, shape (utterances,).
     macs : mapping
         Currency -> the decider's own products, shape (utterances,).
+    tagged : ndarray, optional
+        Of a candidate that reads tags: whose corpus has any, shape (utterances,).
     """
-    line = curve(pair, scores, folds, Spent(candidate.reads, macs))
+    line = curve(pair, scores, folds, Spent(candidate.reads, macs, candidate.blocks))
     label, place = pair.label == 1, ranks(scores, folds)
     thresholds = [*np.unique(scores), np.inf]
     accuracy = [float(((scores >= limit) == label).mean()) for limit in thresholds]
@@ -132,7 +133,7 @@ def figures(
         "group": candidate.group,
         "reads": candidate.reads,
         "blocks": candidate.blocks,
-        "auroc": ranking(pair, labels, scores, folds),
+        "auroc": ranking(pair, labels, scores, folds, tagged),
         "accuracy_best": round(max(accuracy), 6),
         "accuracy_half": round(float(((scores >= 0.5) == label).mean()), 6),
         "ece": expected_calibration_error(scores, pair.label),

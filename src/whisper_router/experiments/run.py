@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import mode
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,17 @@ from whisper_router.experiments.candidates import (
     BEFORE,
     CHOICES,
     DURATION,
+    NO_TAGS,
     NOT_MEASURED,
     PAPER,
     SNR,
+    SPEAKER,
+    TAGS,
     Candidate,
     candidates,
 )
 from whisper_router.experiments.data import Corpus, featurize
-from whisper_router.experiments.figures import blocks_pair, differences, ends, figures
+from whisper_router.experiments.figures import differences, ends, figures
 from whisper_router.experiments.seconds import measure_seconds
 from whisper_router.experiments.setting import Outer, Setting, gather
 from whisper_router.experiments.studies import across, learning_curve, per_doubling
@@ -110,8 +114,9 @@ def experiment(
         label has not run, or the corpus holds too few speakers.
     """
     torch.set_num_threads(1)
-    found = list(candidates() if tried is None else tried)
     corpus = Corpus.load()
+    tags = bool(corpus.tags.shape[1])
+    found = list(candidates(tags) if tried is None else tried)
     featurize(corpus, list(dict.fromkeys(part.extractor for one in found for part in one.parts)))
     for one in found:
         reader_of(one)  # its vectors are made once, before processes share them
@@ -129,13 +134,11 @@ def experiment(
 
     rows: dict[str, Any] = {}
     curves: Curves = {}
-    strong = corpus.transcripts[corpus.transcripts["arm"] == "strong"].set_index("id").loc[labels["id"]]
-    contexts = np.array([int(attempts[0]) for attempts in strong["attempt_contexts"]])
     for one in found:
-        own = pair if one.blocks is None else blocks_pair(pair, corpus.dims["strong"], one.blocks, contexts)
         result = outer[one.name]
+        tagged = corpus.tagged if any(part.extractor == TAGS for part in one.parts) else None
         rows[one.name], curves[one.name] = figures(
-            one, own, labels, result.scores, setting.number, result.macs
+            one, pair, labels, result.scores, setting.number, result.macs, tagged
         )
         rows[one.name] |= {
             "options": one.options.model_dump(mode="json", exclude={"extractor"}),
@@ -160,10 +163,11 @@ def experiment(
     for name in (one.name for one in found if one.group == BEFORE):
         others = {rival: outer[rival].scores for rival in rivals}
         compared[name] = differences(pair, setting.number, outer[name].scores, others) if others else {}
-    hindsights = [by_name[row["hindsight"]] for row in best.values()]
+    names = [name for row in best.values() for name in (row["hindsight"], mode(row["chosen"]))]
+    studied = {name: by_name[name] for name in names}
     corpora = labels["corpus"].nunique()
-    domains = across(setting, hindsights, outer) if corpora > 1 else []
-    learning = {one.name: learning_curve(setting, one, outer[one.name]) for one in hindsights}
+    domains = across(setting, list(studied.values()), outer) if corpora > 1 else []
+    learning = {name: learning_curve(setting, one, outer[name]) for name, one in studied.items()}
     weak, always = ends(pair)
     report = {
         "arms": {name: reference.model for name, reference in corpus.references.items()},
@@ -186,7 +190,7 @@ def experiment(
         "learning_curve": learning,
         "per_doubling": {name: per_doubling(points) for name, points in learning.items()},
         "across": domains,
-        "not_measured": NOT_MEASURED,
+        "not_measured": NOT_MEASURED if tags else {SPEAKER: NO_TAGS, **NOT_MEASURED},
         "compute": {
             "configurations": len(found),
             "in the choice": len(choosable),

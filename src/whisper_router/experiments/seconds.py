@@ -9,10 +9,10 @@ import numpy as np
 
 from whisper_router.decider.registry import fit_decider
 from whisper_router.decider.training import Examples
-from whisper_router.experiments.candidates import EXTRACTORS, Candidate
+from whisper_router.experiments.candidates import EXTRACTORS, TAGS, Candidate
 from whisper_router.experiments.data import Corpus, pool_parts
 from whisper_router.experiments.training import Job, reader_of
-from whisper_router.features.extractors import extract
+from whisper_router.features.reading import Heard, read_feature
 from whisper_router.labelling import utterances
 from whisper_router.params import POOLED
 from whisper_router.store import ContentStore
@@ -42,23 +42,28 @@ def measure_seconds(corpus: Corpus, tried: Sequence[Candidate], job: Job) -> dic
     ids = [row.id for row in rows]
     found: dict[str, Any] = {"utterances": len(rows)}
     arms = {name: reference.load() for name, reference in corpus.references.items()}
-    made = {name: [arm.encode_audio([audio]).states for audio in audios] for name, arm in arms.items()}
+    made = {name: [arm.encode_audio([audio]) for audio in audios] for name, arm in arms.items()}
     weak = arms["weak"]
-    hypotheses = [weak.decode(weak.encode_audio([audio]), [audio])[0] for audio in audios]
+    hypotheses = [
+        weak.decode(encoding, [audio])[0] for encoding, audio in zip(made["weak"], audios, strict=True)
+    ]
 
     def transcribe() -> None:
         for audio in audios:
             weak.decode(weak.encode_audio([audio]), [audio])
 
     found["weak_arm"] = round(_median(transcribe) / len(rows), 5)
-    extractors = {}
-    for name in {part.extractor: None for one in tried for part in one.parts}:
+    extractors = {TAGS: 0.0}  # they are there already
+    for name in {part.extractor: None for one in tried for part in one.parts if part.extractor != TAGS}:
         options = EXTRACTORS[name]
-        states = made[options.arm]
+        heard = [
+            Heard(audio, made[options.arm][i].states, 0, hypotheses[i], made["weak"][i].mel[0])
+            for i, audio in enumerate(audios)
+        ]
 
-        def read(options: Any = options, states: Any = states) -> None:
-            for i, audio in enumerate(audios):
-                extract(options, audio, states[i], 0, hypotheses[i])
+        def read(options: Any = options, heard: Any = heard) -> None:
+            for one in heard:
+                read_feature(options, one)
 
         extractors[name] = _median(read) / len(rows)
     found["extractors"] = {name: round(value, 6) for name, value in extractors.items()}

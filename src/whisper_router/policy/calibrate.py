@@ -73,6 +73,12 @@ class Promise(_Part):
         None  # units that promise something at the rate seen; None: the rate is too high
     )
 
+    @property
+    def figure(self) -> str:
+        """The figure of an evaluation that stays under alpha."""
+        figure = {"all": "harm_all", "weak": "harm_weak", "mean_loss": "mean_loss"}[self.risk]
+        return figure + ("_by_speaker" if self.unit == "speaker" else "")
+
 
 class Policy(_Part):
     """Strong iff score >= threshold."""

@@ -97,9 +97,7 @@ def _best_wer(sample: Sample) -> Chosen:
 
 def _guarantee(options: GuaranteeOptions, sample: Sample) -> Chosen:
     threshold, promise = guarantee(options, sample.pair, sample.scores, sample.earlier)
-    figure = {"all": "harm_all", "weak": "harm_weak", "mean_loss": "mean_loss"}[options.risk]
-    suffix = "_by_speaker" if options.unit == "speaker" else ""
-    return Chosen(threshold, options.alpha, figure + suffix, promise.says, promise)
+    return Chosen(threshold, options.alpha, promise.figure, promise.says, promise)
 
 
 def choose(options: PolicyOptions, sample: Sample) -> Chosen:

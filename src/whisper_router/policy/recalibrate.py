@@ -12,18 +12,18 @@ from tqdm import tqdm
 
 from whisper_router.asr.decoding import Hypothesis
 from whisper_router.asr.reference import ArmReference, arm_references
-from whisper_router.audio import WINDOW_S
+from whisper_router.audio import SAMPLE_RATE, WINDOW_S
 from whisper_router.corpus.ingest import read_corpora
 from whisper_router.corpus.options import Corpus, IngestOptions
 from whisper_router.errors import UserError
 from whisper_router.evaluation import spent_on
+from whisper_router.features.reading import arms_of, frames_of, reading_costs
 from whisper_router.files import read_json, replacing_folder, write_json, write_text
 from whisper_router.hashing import digest, file_sha256
 from whisper_router.labelling import (
     Utterance,
     Work,
     compute,
-    feature_counts,
     labels_table,
     transcribe_all,
     transcripts_table,
@@ -113,12 +113,11 @@ def recalibrate(table: Path, name: str | None, folder: Path, target: Path) -> tu
     rows = utterances(manifest.set_index("id", drop=False).loc[labels["id"]])
 
     extractor = router.description.extractor
-    decode = references[extractor.arm].decode
-    frames = feature_counts(rows, decode, extractor) if extractor.kind == "encoder" else [1] * len(rows)
-    macs = {
-        "macs": np.array([router.decider.macs(count) for count in frames], dtype=np.float64),
-        "macs_paper": np.array([router.decider.paper_macs(count) for count in frames], dtype=np.float64),
-    }
+    sizes, durations = arms_of(arms), [row.duration_s for row in rows]
+    frames = [frames_of(extractor, round(seconds * SAMPLE_RATE), sizes) for seconds in durations]
+    macs = reading_costs(extractor, durations, sizes)
+    macs["macs"] += [router.decider.macs(count) for count in frames]
+    macs["macs_paper"] += [router.decider.paper_macs(count) for count in frames]
     earlier = score(params, old.decider, read_labelled(params, "calibration"))[0].scores
     sample = Sample(part.pair, router_scores(router, rows), spent_on(extractor, macs), earlier)
     bound = part.bound(

@@ -7,6 +7,7 @@ Whatever waits when a worker is free becomes its batch: nothing waits for compan
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -19,6 +20,7 @@ from whisper_router.decision import Route, Segment, Transcript
 from whisper_router.router import Router, join
 
 BATCH_S = 120.0  # about as much sound is in a batch at most: long windows take memory and gain little
+MAX_IDLE = 32  # pieces of work that wait for a worker with nothing else to do
 LATER_S = 1.0  # each further window of a recording queues as if it had come so much later
 logger = logging.getLogger(__name__)
 
@@ -87,6 +89,8 @@ class Batcher:
     ) -> None:
         self._max_queue_s, self._on_batch = max_queue_s, on_batch
         self._waiting: list[_Window] = []
+        self._idle: deque[Callable[[], None]] = deque()
+        self._idling = False
         self._changed = threading.Condition()
         self._stopping = False
         self._speed = 10.0 * workers  # seconds of sound a second, all workers; then as measured
@@ -139,16 +143,31 @@ class Batcher:
             self._changed.notify(len(windows))
         return job.future
 
+    def when_idle(self, work: Callable[[], None]) -> bool:
+        """Take on work for when no window waits; False where as much of it waits as may.
+
+        One worker at most is at it, so that the others stay free for answers.
+        """
+        with self._changed:
+            if self._stopping or len(self._idle) >= MAX_IDLE:
+                return False
+            self._idle.append(work)
+            self._changed.notify()
+        return True
+
     def stop(self) -> None:
-        """Finish what waits, then end the workers."""
+        """Finish the windows that wait, then end the workers; work for idle times is left."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
 
-    def _take(self) -> list[_Window]:
-        """The window that is due first and others that can run with it, without those of ended jobs."""
+    def _take(self) -> list[_Window] | Callable[[], None]:
+        """The window that is due first and others that can run with it, without those of ended jobs.
+
+        Where none waits: work for idle times. Empty at the end.
+        """
         with self._changed:
             while True:
                 self._waiting = [window for window in self._waiting if not window.job.future.done()]
@@ -156,6 +175,9 @@ class Batcher:
                     break
                 if self._stopping:
                     return []
+                if self._idle and not self._idling:
+                    self._idling = True
+                    return self._idle.popleft()
                 self._changed.wait()
             ordered = sorted(self._waiting, key=lambda window: window.due)
             first = ordered[0]
@@ -168,6 +190,9 @@ class Batcher:
     def _work(self) -> None:
         torch.set_num_threads(1)
         while taken := self._take():
+            if callable(taken):
+                self._work_idly(taken)
+                continue
             begun = time.monotonic()
             self._on_batch(len(taken))
             for window in taken:
@@ -180,6 +205,14 @@ class Batcher:
                     self._run_alone(window)
             speed = len(self._threads) * sum(window.seconds for window in taken) / (time.monotonic() - begun)
             self._speed += 0.1 * (speed - self._speed)
+
+    def _work_idly(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception:
+            logger.exception("work of an idle time failed")
+        with self._changed:
+            self._idling = False
 
     def _run(self, taken: list[_Window]) -> None:
         first = taken[0].job

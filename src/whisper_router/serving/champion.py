@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from whisper_router.errors import UserError
 from whisper_router.hashing import folder_sha256
@@ -24,7 +25,8 @@ class Served:
 class Champion:
     """Serves a router and watches its source.
 
-    Requests keep the router that they began with: a swap loses none.
+    Requests keep the router that they began with: a swap loses none. The router that served before stays
+    loaded, so that a rollback takes no loading.
 
     Parameters
     ----------
@@ -40,9 +42,12 @@ class Champion:
         self, source: str, reload_s: float = 0, on_reload: Callable[[str], None] = lambda result: None
     ) -> None:
         self._source, self._reload_s, self._on_reload = source, reload_s, on_reload
+        self._seen: tuple[Any, str] | None = None  # of a folder: stamps of its files, and its version
         version, place = self._newest()
         self.current = self._load(version, place, None)
+        self._before: Served | None = None
         self._refused: str | None = None
+        self._trouble: str | None = None
         self._woken, self._stopping = threading.Event(), False
         self._thread = threading.Thread(target=self._watch, name="champion", daemon=True)
         self._thread.start()
@@ -56,7 +61,11 @@ class Champion:
         folder = Path(self._source)
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; `whisper-router run` packages a router")
-        return folder_sha256(folder)[:12], str(folder)
+        stamps = [(str(path), path.stat()) for path in sorted(folder.rglob("*"))]
+        looks = [(name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stamps]
+        if self._seen is None or self._seen[0] != looks:  # hashed only where something was written
+            self._seen = looks, folder_sha256(folder)[:12]
+        return self._seen[1], str(folder)
 
     @staticmethod
     def _load(version: str, place: str, before: Served | None) -> Served:
@@ -83,21 +92,27 @@ class Champion:
             if self._stopping:
                 return
             if woken:
-                self._refused = None
+                self._refused = self._trouble = None
             try:
                 self._refresh()
+                self._trouble = None
             except Exception as error:
-                self._on_reload("failed")
-                logger.warning("the router stays at version %s: %s", self.current.version, error)
+                if self._trouble != str(error):  # said once, however often it is looked at
+                    self._on_reload("failed")
+                    logger.warning("the router stays at version %s: %s", self.current.version, error)
+                self._trouble = str(error)
 
     def _refresh(self) -> None:
         version, place = self._newest()
         if version in (self.current.version, self._refused):
             return
+        current, before = self.current, self._before
         try:
-            self.current = self._load(version, place, self.current)
+            back = before is not None and before.version == version
+            self.current = before if before and back else self._load(version, place, current)
         except Exception:
             self._refused = version  # and is not loaded again and again
             raise
+        self._before = current
         self._on_reload("swapped")
         logger.warning("the router is now version %s", version)

@@ -21,6 +21,10 @@ def serve(
     log: Annotated[
         Path | None, typer.Option(help="Folder of the prediction log (Parquet; no audio, no text) [none].")
     ] = None,
+    shadow: Annotated[
+        float | None,
+        typer.Option(help="Share of routed windows that the other arm transcribes too, for the log [0]."),
+    ] = None,
 ) -> None:
     """Serve the router behind OpenAI's transcription API, with a page to try it at /.
 
@@ -33,7 +37,8 @@ def serve(
     """
     from whisper_router.serving.settings import PREFIX, Settings
 
-    given: dict[str, Any] = {"router": router, "host": host, "port": port, "workers": workers, "log": log}
+    given: dict[str, Any] = {"router": router, "host": host, "port": port, "workers": workers}
+    given |= {"log": log, "shadow": shadow}
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:

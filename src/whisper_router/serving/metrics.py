@@ -24,6 +24,11 @@ class Metrics:
         self.segments = counter("segments", "Windows routed; strong over all is the share.", ("arm",))
         self.audio = counter("audio_seconds", "Seconds of sound routed.", ("arm",))
         self.reloads = counter("reloads", "New champions.", ("result",))
+        self.shadow = counter(
+            "shadow_windows", "Windows for the other arm: done, dropped (no time), failed.", ("result",)
+        )
+        self.shadow_s = counter("shadow_seconds", "Seconds that workers spent on them.")
+        self.shadow_macs = counter("shadow_macs", "Multiply-accumulates spent on them, in no saving.")
         self.latency = Histogram(
             "whisper_router_latency_seconds",
             "From the arrival of the audio to the answer, by the arm of the recording.",

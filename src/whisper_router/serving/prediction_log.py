@@ -30,6 +30,26 @@ COLUMNS = (
     "latency_s",
     "text",  # null unless asked for
 )
+SHADOW_COLUMNS = (  # a row a window that both arms have transcribed
+    "time",  # UTC, when the second arm was done
+    "request",
+    "version",
+    "policy",
+    "start_s",
+    "duration_s",
+    "score",
+    "threshold",
+    "route",
+    "words_weak",  # normalised
+    "words_strong",
+    "differences",  # word edits between both
+    "avg_logprob_weak",
+    "avg_logprob_strong",
+    "text_weak",  # null unless asked for
+    "text_strong",
+)
+PREDICTIONS, SHADOW = "predictions", "shadow"  # what the names of the files begin with
+TABLES = {PREDICTIONS: COLUMNS, SHADOW: SHADOW_COLUMNS}
 logger = logging.getLogger(__name__)
 
 
@@ -62,17 +82,22 @@ class PredictionLog:
     Parameters
     ----------
     folder : Path
-        Gets ``predictions-<UTC time>-<process>-<number>.parquet``.
+        Gets ``<kind>-<UTC time>-<process>-<number>.parquet``.
     rows : int
         Of a file.
     seconds : float
         After which a file is written with fewer.
     text : bool
         Keep texts too.
+    kind : str
+        One of ``TABLES``.
     """
 
-    def __init__(self, folder: Path, rows: int, seconds: float, text: bool) -> None:
-        self._folder, self._rows, self._seconds, self._text = folder, rows, seconds, text
+    def __init__(self, folder: Path, rows: int, seconds: float, text: bool, kind: str = PREDICTIONS) -> None:
+        self._folder, self._rows, self._seconds, self._kind = folder, rows, seconds, kind
+        self._columns = TABLES[kind]
+        texts = [name for name in self._columns if name.startswith("text")]
+        self._hidden: dict[str, None] = {} if text else dict.fromkeys(texts)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -87,7 +112,7 @@ class PredictionLog:
     def add(self, row: dict[str, Any]) -> None:
         """Hold a row; the file is written by another thread."""
         with self._lock:
-            self._held.append(row if self._text else row | {"text": None})
+            self._held.append(row | self._hidden)
             if len(self._held) >= self._rows:
                 self._full.set()
 
@@ -105,10 +130,12 @@ class PredictionLog:
             return
         self._files += 1
         stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
-        path = self._folder / f"predictions-{stamp}-{os.getpid()}-{self._files:06}.parquet"
-        table = pd.DataFrame(rows, columns=list(COLUMNS))
-        floats = ("score", "threshold", "avg_logprob", "min_avg_logprob")
-        table = table.astype(dict.fromkeys(floats, "float64") | {"text": "string", "policy": "string"})
+        path = self._folder / f"{self._kind}-{stamp}-{os.getpid()}-{self._files:06}.parquet"
+        table = pd.DataFrame(rows, columns=list(self._columns))
+        kinds = {"policy": "string", "score": "float64", "threshold": "float64"}
+        kinds |= {name: "float64" for name in self._columns if "avg_logprob" in name}
+        kinds |= {name: "string" for name in self._columns if name.startswith("text")}
+        table = table.astype(kinds)
         try:
             write_parquet(path, table)
         except OSError as error:

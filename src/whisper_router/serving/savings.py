@@ -1,17 +1,34 @@
 """What a route cost in multiply-accumulates, beside sending everything to the strong arm."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from whisper_router.audio import SAMPLE_RATE
 from whisper_router.cost import Dims, arm_macs, encoder_macs
 from whisper_router.decision import Decision, Segment, Spent
+from whisper_router.evaluation import first_blocks
 from whisper_router.features.options import ArmName
 from whisper_router.router import Router
 
 
+def _dims(router: Router) -> dict[ArmName, Dims]:
+    return {"weak": Dims(**router.weak.sizes), "strong": Dims(**router.strong.sizes)}
+
+
+def work_macs(router: Router, spent: Sequence[Spent]) -> int:
+    """Multiply-accumulates of work; both arms must be loaded."""
+    return sum(
+        _macs(dims, [work for work in spent if work.arm == arm]) for arm, dims in _dims(router).items()
+    )
+
+
 def _macs(dims: Dims, spent: list[Spent]) -> int:
     decoded = [(work.frames, work.tokens) for work in spent if work.tokens is not None]
-    encoded = [encoder_macs(dims, work.frames) for work in spent if work.tokens is None]
+    encoded = [
+        encoder_macs(dims if work.blocks is None else first_blocks(dims, work.blocks), work.frames)
+        for work in spent
+        if work.tokens is None
+    ]
     return arm_macs(dims, decoded) + sum(encoded)
 
 
@@ -29,12 +46,11 @@ def savings(router: Router, made: Decision) -> dict[str, Any]:
 
     The decider's own products, a thousandth of an encoder's, are left out; both arms must be loaded.
     """
-    dims: dict[ArmName, Dims] = {"weak": Dims(**router.weak.sizes), "strong": Dims(**router.strong.sizes)}
+    dims = _dims(router)
     routed = strong = 0
     for segment in made.segments:
         samples = round((segment.end_s - segment.start_s) * SAMPLE_RATE)
-        for arm in dims:
-            routed += _macs(dims[arm], [work for work in segment.spent if work.arm == arm])
+        routed += work_macs(router, segment.spent)
         strong += _always_strong(segment, dims, router.description.strong.decode.context(samples))
     return {
         "currency": "macs",

@@ -22,6 +22,7 @@ from whisper_router.serving.metrics import Metrics
 from whisper_router.serving.prediction_log import PredictionLog, row_of
 from whisper_router.serving.problem import Problem
 from whisper_router.serving.settings import Settings
+from whisper_router.serving.shadow import Shadow
 
 DECODERS = 2  # files that are decoded at a time
 logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Service:
             if settings.log
             else None
         )
+        self.shadow = Shadow(settings, self.batcher, self.metrics) if settings.shadow else None
         self._limits = Limits(settings.max_bytes, settings.max_seconds, settings.decode_s)
         self._open = 0
         self._decoders: anyio.CapacityLimiter | None = None
@@ -68,6 +70,8 @@ class Service:
         self.champion.stop()
         if self.log:
             self.log.stop()
+        if self.shadow:
+            self.shadow.stop()
 
     def _on_reload(self, result: str) -> None:
         self.metrics.reloads.labels(result).inc()
@@ -122,6 +126,8 @@ class Service:
         self.metrics.answered(made, latency_s)
         if self.log:
             self.log.add(row_of(made, answer.request, served.version, queue_s, latency_s))
+        if self.shadow and transcribe:
+            self.shadow.offer(served, windows, made, answer.request)
         return answer
 
     async def _decoded(self, audio: bytes) -> list[tuple[int, Audio]]:

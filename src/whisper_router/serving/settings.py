@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from whisper_router.machine import cores
@@ -20,7 +20,9 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
     api_key: SecretStr | None = Field(None, description="asked for as a bearer token on /v1")
     workers: int = Field(default_factory=cores, ge=1, le=256, description="threads that run the arms")
-    reload_s: float = Field(30, ge=0, description="how often a new champion is looked for; 0: on SIGHUP only")
+    reload_s: float = Field(
+        0.5, ge=0, description="how often a new champion is looked for; 0: on SIGHUP only"
+    )
 
     max_bytes: int = Field(25 << 20, ge=1 << 10, description="of a request's body")
     max_seconds: float = Field(1800, gt=0, description="of sound in a file")
@@ -34,3 +36,15 @@ class Settings(BaseSettings):
     log_text: bool = Field(False, description="texts go into the prediction log too")
     log_rows: int = Field(1000, ge=1, description="rows of a file of the log")
     log_s: float = Field(600, gt=0, description="a file of the log is written at least so often")
+    shadow: float = Field(
+        0, ge=0, le=1, description="share of routed windows that the other arm transcribes too, for the log"
+    )
+
+    @field_validator("shadow")
+    @classmethod
+    def _needs_a_log(cls, share: float, info: ValidationInfo) -> float:
+        if share and info.data.get("log") is None:
+            raise ValueError(
+                "shadow transcripts are for the prediction log: set log to a folder, or shadow to 0"
+            )
+        return share

@@ -1,0 +1,24 @@
+"""The features that featurize made for an extractor of params.yaml."""
+
+from whisper_router.asr.reference import arm_references
+from whisper_router.features import live
+from whisper_router.features.kinds import AnyExtractor
+from whisper_router.features.live import Reader
+from whisper_router.features.reading import identity_of, specs_of
+from whisper_router.features.store import FeatureReader
+from whisper_router.files import read_json
+from whisper_router.paths import ARMS, FEATURES
+
+
+def open_features(name: str, extractor: AnyExtractor) -> Reader:
+    """Open them, or what encodes them when they are read.
+
+    Raises
+    ------
+    UserError
+        They are those of other options, of another arm or of another model.
+    """
+    if extractor.kind == "encoder" and not extractor.is_stored:
+        return live.open_features(name, extractor)
+    specs = specs_of(arm_references(read_json(ARMS)))
+    return FeatureReader(FEATURES / name, identity_of(extractor, specs))

@@ -1,0 +1,95 @@
+"""A running service follows the registry's alias within a second."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from whisper_router.promotion import MODEL, move_champion, promote, registry, rollback
+from whisper_router.router import Router
+from whisper_router.serving.champion import Champion
+from whisper_router.serving.settings import Settings
+
+URI = f"models:/{MODEL}@champion"
+
+
+@pytest.fixture
+def client(package_router: Callable[..., Path], tmp_path, monkeypatch) -> MlflowClient:
+    """A registry with two versions of the same arms; the first is the champion."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    client = registry()
+    client.create_registered_model(MODEL)
+    for number, c in enumerate((1.0, 0.01), start=1):
+        source = tmp_path / str(number)
+        package_router(source / "artifacts" / "router", "confidence", c=c)
+        client.create_model_version(MODEL, str(source))
+    move_champion(client, "1", "register", "the first")
+    return client
+
+
+def seconds_until(version: str, current: Callable[[], str], since: float) -> float:
+    while current() != version:
+        assert time.monotonic() - since < 10
+        time.sleep(0.01)
+    return time.monotonic() - since
+
+
+def test_promotion_and_rollback_are_served_within_a_second(client, serving, waves, calls):
+    with serving(router=URI, reload_s=Settings.model_fields["reload_s"].default) as web:
+
+        def current() -> str:
+            answer = web.post("/v1/audio/transcriptions", files={"file": waves[0]})
+            assert answer.status_code == 200
+            return answer.headers["x-whisper-router-version"]
+
+        assert current() == "1"
+        for move, version in ((lambda: promote("2", "better"), "2"), (lambda: rollback("worse"), "1")):
+            move()
+            assert seconds_until(version, current, time.monotonic()) < 1
+    assert len(calls.loaded) == 2  # each arm once
+
+
+def test_a_rollback_loads_nothing(client, monkeypatch):
+    served = Champion(URI)
+    promote("2", "better")
+    served.wake()
+    seconds_until("2", lambda: served.current.version, time.monotonic())
+    monkeypatch.setattr(Router, "load", lambda *_: pytest.fail("loaded"))
+    rollback("worse")
+    served.wake()
+    seconds_until("1", lambda: served.current.version, time.monotonic())
+    served.stop()
+
+
+def test_a_registry_that_is_gone_is_told_once_and_looked_for_on(client, caplog, tmp_path):
+    told: list[str] = []
+    with caplog.at_level(logging.WARNING, "whisper_router.serving.champion"):
+        served = Champion(URI, 0.02, told.append)
+        client.delete_registered_model_alias(MODEL, "champion")
+        time.sleep(0.5)
+        assert told == ["failed"]
+        assert served.current.version == "1"
+        client.set_registered_model_alias(MODEL, "champion", "2")
+        seconds_until("2", lambda: served.current.version, time.monotonic())
+        served.stop()
+    assert told == ["failed", "swapped"]
+
+
+def test_a_folder_is_hashed_only_where_it_changed(package_router, tmp_path, monkeypatch):
+    from whisper_router.serving import champion
+
+    folder, hashed, sha256 = tmp_path / "router", [], champion.folder_sha256
+    package_router(folder, "confidence")
+    monkeypatch.setattr(champion, "folder_sha256", lambda path: hashed.append(path) or sha256(path))
+    served = Champion(str(folder), 0.02)
+    first = served.current.version
+    time.sleep(0.3)
+    assert len(hashed) == 1
+    (folder / "provenance.json").write_text("{}\n")
+    while served.current.version == first:
+        time.sleep(0.01)
+    served.stop()
+    assert len(hashed) == 2
