@@ -126,6 +126,17 @@ def repository(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+def test_locks_of_a_git_that_died_with_a_retraining_go_and_others_stay(repository):
+    stale = [Path(".git/index.lock"), Path(".git/refs/heads/main.lock")]
+    for path in stale:
+        path.write_text("")
+    with retraining.alone():
+        assert all(path.is_file() for path in stale)  # no retraining was killed: somebody else's
+    Path(".dvc/tmp/retrain.json").write_text("process 1 on here\n")
+    with retraining.alone():
+        assert not any(path.is_file() for path in stale)
+
+
 def test_a_new_lock_is_committed_on_its_branch_once(repository):
     assert retraining.commit_lock(None) is None
     Path("dvc.lock").write_text("two\n")

@@ -1,7 +1,10 @@
 """git, as the project asks it."""
 
 import subprocess
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from whisper_router.errors import UserError
 
@@ -30,3 +33,22 @@ def do(*arguments: str) -> str:
         said = done.stderr.strip() or done.stdout.strip()
         raise UserError(f"git {' '.join(arguments)} in {Path.cwd()}: {said}")
     return done.stdout.strip()
+
+
+def drop_stale_locks() -> list[str]:
+    """Remove the lock files that a git which was killed has left, if no git runs in this repository.
+
+    git holds one for the milliseconds of a write, and refuses to work beside one that is left.
+    """
+    folder, here = text("rev-parse", "--absolute-git-dir"), Path.cwd()
+    if not folder:
+        return []
+    for process in psutil.process_iter(["name"]):
+        with suppress(psutil.Error):
+            if process.info["name"] == "git" and Path(process.cwd()).is_relative_to(here):
+                return []
+    root = Path(folder)
+    found = [*root.glob("*.lock"), *(root / "refs").rglob("*.lock")]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return [str(path) for path in found]

@@ -67,6 +67,8 @@ def alone() -> Iterator[None]:
         who = holder.read_text().strip() if holder.is_file() else "a process that has just begun"
         raise RetrainError(f"another retraining of {Path.cwd()} runs: {who}; it holds {path}") from error
     try:
+        if holder.is_file():  # its process was killed, maybe in a git command
+            git.drop_stale_locks()
         began = datetime.now(UTC).isoformat(timespec="seconds")
         write_text(holder, f"process {os.getpid()} on {socket.gethostname()}, since {began}\n")
         yield
