@@ -71,7 +71,7 @@ def epochs(folder: Path, ahead: bool, precision: str) -> dict[str, float]:
         examples = Examples(
             FeatureReader(folder / name), [f"u{i}" for i in range(count)], np.arange(count) % 2
         )
-        plan = [list(range(i, i + size)) for i in range(0, count, size)]
+        plan = [list(range(i, min(i + size, count))) for i in range(0, count, size)]
         for _ in range(2):
             started = time.perf_counter()
             made = batches(examples, plan) if ahead else map(examples.load, plan)
