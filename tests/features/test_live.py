@@ -11,7 +11,8 @@ from whisper_router.asr.reference import ArmReference
 from whisper_router.audio import SAMPLE_RATE, audio_sha256
 from whisper_router.errors import UserError
 from whisper_router.features.extractors import extractor_identity
-from whisper_router.features.live import LiveReader, open_features
+from whisper_router.features.live import LiveReader
+from whisper_router.features.open import open_features
 from whisper_router.features.options import ConfidenceExtractor, EncoderExtractor
 from whisper_router.features.store import FeatureReader, write_features, write_index
 from whisper_router.files import write_json, write_parquet

@@ -23,6 +23,20 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class _OfSound(_Strict):
+    """Heard in the sound itself, while the weak encoder runs."""
+
+    @property
+    def arm(self) -> ArmName:
+        """The arm whose encoder the router has run by the time it decides."""
+        return "weak"
+
+    @property
+    def reads(self) -> Reads:
+        """What is paid before the decision, an encoder of its own apart."""
+        return "weak_encoder"
+
+
 class BlocksExtractor(EncoderExtractor):
     """An arm's encoder, all of it or, of the strong arm, its first blocks: the strong route goes on there."""
 
@@ -51,43 +65,23 @@ class BlocksExtractor(EncoderExtractor):
         return EncoderExtractor.model_validate(self.model_dump(exclude={"blocks"}))
 
 
-class LogMelExtractor(_Strict):
+class LogMelExtractor(_OfSound):
     """Whisper's log-mel as the weak arm reads it, cut to the audio: one layer of as many numbers as mels."""
 
     kind: Literal["logmel"]
     pool: int = Field(8, ge=1, le=3000, description="mel frames of 10 ms averaged into one")
-
-    @property
-    def arm(self) -> ArmName:
-        """The arm whose log-mel it is; the router has run its encoder by the time it decides."""
-        return "weak"
-
-    @property
-    def reads(self) -> Reads:
-        """What is paid before the decision."""
-        return "weak_encoder"
 
     def identity(self) -> dict[str, Any]:
         """What shapes a feature."""
         return self.model_dump(mode="json")
 
 
-class HfExtractor(_Strict):
+class HfExtractor(_OfSound):
     """All hidden states of an encoder of Hugging Face's transformers that reads samples (extra ``hf``)."""
 
     kind: Literal["hf"]
     model: str = Field(description="folder with config.json, preprocessor_config.json, model.safetensors")
     pool: int = Field(4, ge=1, le=1500, description="frames of 20 ms averaged into one")
-
-    @property
-    def arm(self) -> ArmName:
-        """The arm whose encoder the router has run by the time it decides."""
-        return "weak"
-
-    @property
-    def reads(self) -> Reads:
-        """What is paid before the decision, its own encoder apart."""
-        return "weak_encoder"
 
     def identity(self) -> dict[str, Any]:
         """What shapes a feature, the model's files apart."""
@@ -137,11 +131,6 @@ class CombinedExtractor(_Strict):
     def reads(self) -> Reads:
         """What is paid before the decision: the dearest part's."""
         return dearest({part.reads for part in self.parts})
-
-    @property
-    def blocks(self) -> int | None:
-        """Blocks of the strong encoder that are run before the decision, where not all are."""
-        return next((part.blocks for part in self.parts if isinstance(part, BlocksExtractor)), None)
 
     def identity(self) -> dict[str, Any]:
         """What shapes a feature."""

@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from whisper_router.asr.reference import ArmReference, arm_references
+from whisper_router.asr.reference import ArmReference
 from whisper_router.features.extractors import extractor_identity, pool_states
-from whisper_router.features.options import EncoderExtractor, Extractor
+from whisper_router.features.options import EncoderExtractor
 from whisper_router.features.store import FeatureIndex, FeatureReader
-from whisper_router.files import read_json, read_parquet
 from whisper_router.labelling import WORKERS, Work, utterances
-from whisper_router.paths import ARMS, FEATURES, MANIFEST
 from whisper_router.store import ContentStore
 
 
@@ -80,18 +78,3 @@ class LiveReader(FeatureIndex):
 
 
 Reader = FeatureReader | LiveReader
-
-
-def open_features(name: str, extractor: Extractor) -> Reader:
-    """Open the features that featurize made, or indexed, for an extractor of params.yaml.
-
-    Raises
-    ------
-    UserError
-        They are those of other options or of another arm.
-    """
-    reference = arm_references(read_json(ARMS))[extractor.arm]
-    folder = FEATURES / name
-    if extractor.kind == "encoder" and not extractor.is_stored:
-        return LiveReader(folder, extractor, reference, read_parquet(MANIFEST))
-    return FeatureReader(folder, extractor_identity(extractor, reference.spec()))

@@ -1,13 +1,12 @@
 """The features that featurize made for an extractor of params.yaml."""
 
 from whisper_router.asr.reference import arm_references
-from whisper_router.features import live
 from whisper_router.features.kinds import AnyExtractor
-from whisper_router.features.live import Reader
+from whisper_router.features.live import LiveReader, Reader
 from whisper_router.features.reading import identity_of, specs_of
 from whisper_router.features.store import FeatureReader
-from whisper_router.files import read_json
-from whisper_router.paths import ARMS, FEATURES
+from whisper_router.files import read_json, read_parquet
+from whisper_router.paths import ARMS, FEATURES, MANIFEST
 
 
 def open_features(name: str, extractor: AnyExtractor) -> Reader:
@@ -18,7 +17,7 @@ def open_features(name: str, extractor: AnyExtractor) -> Reader:
     UserError
         They are those of other options, of another arm or of another model.
     """
+    references, folder = arm_references(read_json(ARMS)), FEATURES / name
     if extractor.kind == "encoder" and not extractor.is_stored:
-        return live.open_features(name, extractor)
-    specs = specs_of(arm_references(read_json(ARMS)))
-    return FeatureReader(FEATURES / name, identity_of(extractor, specs))
+        return LiveReader(folder, extractor, references[extractor.arm], read_parquet(MANIFEST))
+    return FeatureReader(folder, identity_of(extractor, specs_of(references)))

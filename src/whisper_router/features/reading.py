@@ -131,8 +131,6 @@ def reading_macs(options: AnyExtractor, samples: int, arms: Arms) -> dict[str, i
             source = load_hf(part.model)
             cached += source.macs(samples, attention=True)
             paper += source.macs(samples, attention=False)
-        if options.kind == "combined" and (
-            part.kind == "encoder" or part.kind == "logmel" or part.kind == "hf"
-        ):
+        if options.kind == "combined" and isinstance(part, BlocksExtractor | LogMelExtractor | HfExtractor):
             cached += over_time_macs(frames_of(part, samples, arms), _numbers(part, arms))
     return {"macs": cached, "macs_paper": paper}
