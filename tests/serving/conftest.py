@@ -1,5 +1,6 @@
 """The HTTP service over a router of tiny random Whispers."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from whisper_router.audio import SAMPLE_RATE
 from whisper_router.router import Router
 from whisper_router.serving.app import create_app
 from whisper_router.serving.settings import Settings
@@ -40,3 +42,18 @@ def serving(routers: dict[str, Path]) -> Callable[..., AbstractContextManager[Te
 def client(serving: Callable[..., AbstractContextManager[TestClient]]) -> Iterator[TestClient]:
     with serving() as made:
         yield made
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Holds the workers back until it is set; the batches that ran, as seconds of their windows."""
+    hear, opened, batches = Router.hear, threading.Event(), []
+
+    def held(self, windows, routes, transcribe):
+        opened.wait(60)
+        batches.append([round(audio.size / SAMPLE_RATE, 1) for _, audio in windows])
+        return hear(self, windows, routes, transcribe)
+
+    monkeypatch.setattr(Router, "hear", held)
+    opened.batches = batches
+    return opened

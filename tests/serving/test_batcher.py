@@ -10,21 +10,6 @@ from whisper_router.router import Router
 from whisper_router.serving.batcher import Batcher, Job, QueueFullError
 
 
-@pytest.fixture
-def gate(monkeypatch):
-    """Holds the workers back until it is set; the batches that ran, as seconds of their windows."""
-    hear, opened, batches = Router.hear, threading.Event(), []
-
-    def held(self, windows, routes, transcribe):
-        opened.wait(10)
-        batches.append([round(audio.size / SAMPLE_RATE, 1) for _, audio in windows])
-        return hear(self, windows, routes, transcribe)
-
-    monkeypatch.setattr(Router, "hear", held)
-    opened.batches = batches
-    return opened
-
-
 def job(router: Router, speech, *seconds: float, transcribe: bool = True) -> Job:
     windows, start = [], 0
     for i, length in enumerate(seconds):
