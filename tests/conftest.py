@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 import whisper
+from hypothesis import settings
 from whisper.model import ModelDimensions, Whisper
 
 from whisper_router import router
@@ -42,6 +43,9 @@ from whisper_router.policy.calibrate import Bound, Calibration, Policy, share_th
 from whisper_router.policy.options import StrongShareOptions
 from whisper_router.router import RouterDescription
 from whisper_router.scoring import NORMALISER
+
+settings.register_profile("any machine", settings(), deadline=None)
+settings.load_profile("any machine")
 
 MULTILINGUAL, ENGLISH = 51865, 51864
 

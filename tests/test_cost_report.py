@@ -151,6 +151,7 @@ def table(project) -> CostTable:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
         patch.setattr(cost_measure, "ENERGY_S", 0.2)
+        patch.setattr(cost_measure, "WORKERS", 2)
         done = CliRunner().invoke(app, ["cost", "--measure"])
         assert done.exit_code == 0, done.output
         return load_table(COSTS / f"{machine_name()}.json")

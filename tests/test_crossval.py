@@ -192,7 +192,7 @@ def running(jobs, tmp_path) -> Iterator[tuple[subprocess.Popen, list[psutil.Proc
     children: list[psutil.Process] = []
     try:
         until = time.monotonic() + 120
-        while len(list((tmp_path / "cache").glob("trainings/*/*.pt"))) < min(2, _workers(jobs)):
+        while not list((tmp_path / "cache").glob("trainings/*/*.pt")):
             assert parent.poll() is None, parent.stderr.read()
             assert time.monotonic() < until
             time.sleep(0.2)
@@ -214,8 +214,8 @@ def test_workers_die_when_their_parent_is_killed(running):
     parent, children = running
     assert workers_of(children)
     os.kill(parent.pid, signal.SIGKILL)
-    parent.wait(10)
-    _, alive = psutil.wait_procs(children, timeout=15)
+    parent.wait(120)
+    _, alive = psutil.wait_procs(children, timeout=120)
     assert alive == []
 
 
@@ -223,8 +223,8 @@ def test_workers_die_when_their_parent_is_killed(running):
 def test_a_worker_that_is_killed_ends_the_run_with_what_to_do(running):
     parent, children = running
     workers_of(children)[0].kill()
-    _, said = parent.communicate(timeout=60)
+    _, said = parent.communicate(timeout=120)
     assert parent.returncode == 1
     assert "\na training was killed, most likely for want of memory; run again: it goes on\n" in said
     assert "Traceback" not in said
-    assert psutil.wait_procs(children, timeout=15)[1] == []
+    assert psutil.wait_procs(children, timeout=120)[1] == []

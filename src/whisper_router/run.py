@@ -90,6 +90,7 @@ def prefect_server() -> Iterator[str]:
     command = [_script("prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
     before = _children()
     previous = {number: signal.signal(number, _raise_exit) for number in (signal.SIGTERM, signal.SIGHUP)}
+    previous[signal.SIGINT] = signal.getsignal(signal.SIGINT)
     try:
         with log.open("w") as output:
             server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
@@ -97,6 +98,8 @@ def prefect_server() -> Iterator[str]:
             _wait(server, f"{url}/health", log)
         yield url
     finally:
+        for number in previous:
+            signal.signal(number, signal.SIG_IGN)  # a second one must not cut the end short
         _stop(_children() - before)
         for number, handler in previous.items():
             signal.signal(number, handler)

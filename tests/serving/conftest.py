@@ -45,15 +45,16 @@ def client(serving: Callable[..., AbstractContextManager[TestClient]]) -> Iterat
 
 
 @pytest.fixture
-def gate(monkeypatch):
+def gate(monkeypatch) -> Iterator[threading.Event]:
     """Holds the workers back until it is set; the batches that ran, as seconds of their windows."""
     hear, opened, batches = Router.hear, threading.Event(), []
 
     def held(self, windows, routes, transcribe):
-        opened.wait(60)
+        opened.wait(120)
         batches.append([round(audio.size / SAMPLE_RATE, 1) for _, audio in windows])
         return hear(self, windows, routes, transcribe)
 
     monkeypatch.setattr(Router, "hear", held)
     opened.batches = batches
-    return opened
+    yield opened
+    opened.set()

@@ -28,7 +28,7 @@ def test_a_batch_is_of_one_context_and_kind_and_no_larger_than_the_router_s(rout
     jobs.append(job(router, speech, 1.0, transcribe=False))
     futures = [first, *map(batcher.submit, jobs)]
     gate.set()
-    made = [future.result(20) for future in futures]
+    made = [future.result(120) for future in futures]
     batcher.stop()
     assert gate.batches == [[0.5], [1.0] * 4, [2.5] * 2, [1.0], [1.0]]
     assert [one.duration_s for one in made[1:]] == [1.0, 2.5, 1.0, 2.5, 1.0, 1.0, 1.0, 1.0]
@@ -70,8 +70,8 @@ def test_a_job_that_is_given_up_is_not_run(router, speech, gate):
     second, third = (batcher.submit(job(router, speech, 2.5)) for _ in range(2))
     second.cancel()
     gate.set()
-    assert first.result(20)
-    assert third.result(20)
+    assert first.result(120)
+    assert third.result(120)
     batcher.stop()
     assert gate.batches == [[0.5], [2.5]]
 

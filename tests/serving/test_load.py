@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -93,7 +94,7 @@ def test_ten_minutes_in_bounded_memory(folder, spoken, files, expected, tmp_path
     path = tmp_path / "long.flac"
     soundfile.write(path, np.tile(whole, rounds), SAMPLE_RATE)
     seconds = rounds * whole.size / SAMPLE_RATE
-    with server(str(folder)) as started:
+    with server(str(folder), workers=2) as started:
         load(started.url, files, 2, 10)
         before, peak, done = started.memory(), [0], threading.Event()
 
@@ -133,6 +134,7 @@ def test_mlflow_s_own_server_and_command(folder, files, expected, tmp_path):
         port = free.getsockname()[1]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     bin_ = Path(sys.executable).parent
+    environment["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"] = "600"
     environment["PATH"] = f"{bin_}:{environment['PATH']}"
     command = [str(bin_ / "mlflow"), "models"]
     options = ["-m", str(model), "--env-manager", "local"]
@@ -143,7 +145,7 @@ def test_mlflow_s_own_server_and_command(folder, files, expected, tmp_path):
     )
     try:
         url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while True:
             try:
                 if httpx.get(f"{url}/ping").status_code == 200:
@@ -151,14 +153,15 @@ def test_mlflow_s_own_server_and_command(folder, files, expected, tmp_path):
             except httpx.TransportError:
                 assert time.monotonic() < deadline
                 time.sleep(0.5)
-        answer = httpx.post(f"{url}/invocations", json={"dataframe_records": rows}, timeout=120)
+        answer = httpx.post(f"{url}/invocations", json={"dataframe_records": rows}, timeout=600)
         assert [row["text"] for row in answer.json()["predictions"]] == [one.text for one in expected[:8]]
         wrong = httpx.post(f"{url}/invocations", json={"inputs": {"audio": [rows[0]["audio"]]}}, timeout=60)
         assert wrong.status_code == 400
         assert "dataframe_split" in wrong.text
     finally:
         for process in psutil.Process(serving.pid).children(recursive=True):
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         serving.kill()
         serving.wait()
     (tmp_path / "in.json").write_text(json.dumps({"dataframe_records": rows[:2]}))

@@ -47,7 +47,7 @@ class Tab:
     def value(self, script: str) -> object:
         return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
 
-    def wait(self, script: str, seconds: float = 30) -> None:
+    def wait(self, script: str, seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
         while not self.value(f"!!({script})"):
             assert time.monotonic() < deadline, (script, self.value("document.body.innerText"), self.told)
@@ -56,7 +56,8 @@ class Tab:
 
 @pytest.fixture
 def tab(tmp_path) -> Iterator[Tab]:
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    options += ["--remote-debugging-port=0"]
     options += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     profile = tmp_path / "profile"
     process = subprocess.Popen(
@@ -64,9 +65,10 @@ def tab(tmp_path) -> Iterator[Tab]:
     )
     try:
         deadline = time.monotonic() + 60
-        while not (profile / "DevToolsActivePort").exists() and time.monotonic() < deadline:
+        told = profile / "DevToolsActivePort"
+        while not (told.exists() and told.read_text()) and time.monotonic() < deadline:
             time.sleep(0.1)
-        port = (profile / "DevToolsActivePort").read_text().splitlines()[0]
+        port = told.read_text().splitlines()[0]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
             (target, *_) = (one for one in json.load(answer) if one["type"] == "page")
         with connect(target["webSocketDebuggerUrl"], max_size=None) as socket:
@@ -76,7 +78,7 @@ def tab(tmp_path) -> Iterator[Tab]:
             yield made
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
 
 
 def test_the_page_in_a_browser(routers, tab, speech, wav, tmp_path):
