@@ -79,7 +79,7 @@ def finish(version: str, verdicts: list[Verdict], params: Params) -> None:
 
 def _markdown(version: str, verdicts: list[Verdict]) -> str:
     figures = read_json(METRICS / "summary.json")
-    rows = [f"| {name} | {value} |" for name, value in figures.items()]
+    rows = [f"| {name} | {'-' if value is None else value} |" for name, value in figures.items()]
     rules = [f"| {v.rule} | {'passed' if v.passed else '**failed**'} | {v.detail} |" for v in verdicts]
     lines = [f"## Version {version}", "", "| rule | verdict | figures |", "|---|---|---|", *rules, ""]
     return "\n".join([*lines, "| figure of the test split | value |", "|---|---|", *rows])
