@@ -145,6 +145,8 @@ def holder(tmp_path):
         stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
+        # a job in the background ignores SIGINT, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     descendants: list[psutil.Process] = []
     yield process, descendants
