@@ -44,7 +44,7 @@ from whisper_router.policy.options import StrongShareOptions
 from whisper_router.router import RouterDescription
 from whisper_router.scoring import NORMALISER
 
-settings.register_profile("any machine", settings(), deadline=None)
+settings.register_profile("any machine", deadline=None, database=None)
 settings.load_profile("any machine")
 
 MULTILINGUAL, ENGLISH = 51865, 51864

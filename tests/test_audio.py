@@ -31,7 +31,7 @@ CONTAINERS = {  # name: muxer, codec, rate
     "m4a": ("ipod", "aac", 32_000),
     "webm": ("webm", "libopus", 48_000),
 }
-few = settings(max_examples=25, deadline=None, database=None)
+few = settings(max_examples=25)
 
 
 def tone(seconds: float, rate: int, hertz: float = TONE_HZ) -> np.ndarray:
@@ -245,7 +245,7 @@ def test_the_hash_is_that_of_the_samples_not_of_the_container():
     assert audio_sha256(wav) != audio_sha256(wav[:-1])
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=60)
 @given(samples=st.integers(1, 130 * RATE), seed=st.integers(0, 5))
 def test_windows_cover_all_samples_once_in_order_and_none_over_30_s(samples, seed):
     noise = np.resize(np.random.default_rng(seed).standard_normal(7 * RATE).astype(np.float32), samples)

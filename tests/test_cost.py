@@ -171,7 +171,7 @@ def test_a_retry_at_another_context_pays_the_encoder_again_and_at_the_same_not()
     assert arm_macs(dims, []) == 0
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=60)
 @given(name=st.sampled_from(sorted(WHISPER)), frames=st.integers(1, 1499), tokens=st.integers(1, 222))
 def test_more_audio_and_more_tokens_cost_more(name, frames, tokens):
     dims = WHISPER[name]
@@ -182,7 +182,7 @@ def test_more_audio_and_more_tokens_cost_more(name, frames, tokens):
     assert paper_macs(dims, tokens) < paper_macs(dims, tokens + 1)
 
 
-@settings(max_examples=30, deadline=None, database=None)
+@settings(max_examples=30)
 @given(frames=st.integers(1, 1500), tokens=st.integers(0, 222))
 def test_a_larger_whisper_costs_more(frames, tokens):
     order = [WHISPER[name] for name in ("tiny", "base", "small")]

@@ -99,7 +99,7 @@ def test_noise_in_the_points_makes_no_token_and_no_start_cheaper_than_free():
         assert min(prices) > 0
 
 
-@settings(max_examples=50, deadline=None, database=None)
+@settings(max_examples=50)
 @given(context=st.integers(500, 1499), tokens=st.integers(4, 200))
 def test_more_audio_and_more_tokens_cost_more(context, tokens):
     price = ARM.utterance([(context, tokens)])["cpu_seconds"]

@@ -45,7 +45,7 @@ def tables(draw: st.DrawFn) -> pd.DataFrame:
     return table.astype({"speaker": str, "text": str}).reset_index(drop=True)
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=60)
 @given(table=tables(), folds=st.integers(3, 5), seed=st.integers(0, 9))
 def test_folds_share_neither_speakers_nor_texts_and_test_every_row_once(table, folds, seed):
     with warnings.catch_warnings():

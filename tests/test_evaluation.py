@@ -178,7 +178,7 @@ def test_what_is_spent_on_a_decision_follows_from_what_it_reads(extractor, reads
     assert spent_on(extractor, decider) == Spent(reads, decider)
 
 
-@settings(max_examples=50, deadline=None, database=None)
+@settings(max_examples=50)
 @given(blocks=st.integers(1, 5), limit=st.floats(0, 1))
 def test_first_blocks_are_paid_always_and_the_strong_arm_goes_on_from_them(blocks, limit):
     first = {"macs": np.arange(4.0) + blocks, "macs_paper": np.full(4, 7.0)}
@@ -351,7 +351,7 @@ def test_every_figure_that_is_null_has_a_reason(speakers):
     assert all(figure.get("reason") for figure in nulls.values())
 
 
-PROPERTY = settings(max_examples=30, deadline=None, database=None)
+PROPERTY = settings(max_examples=30)
 
 
 @PROPERTY
@@ -516,7 +516,7 @@ def test_a_label_without_its_transcript_is_named():
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_the_area_under_the_curve_is_that_of_scikit_learn(seed: int):
     random = np.random.default_rng(seed)
     label = np.r_[0, 1, random.integers(0, 2, 30)]
@@ -538,7 +538,7 @@ def folded(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_the_area_by_fold_is_that_of_scikit_learn_within_each_weighted_by_its_pairs(seed: int):
     label, scores, folds, weights = folded(seed)
     expected = []
@@ -554,7 +554,7 @@ def test_the_area_by_fold_is_that_of_scikit_learn_within_each_weighted_by_its_pa
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_the_area_by_fold_knows_no_scale_of_a_fold_s_scores(seed: int):
     label, scores, folds, weights = folded(seed)
     moved = scores * (1 + folds) + 100 * folds

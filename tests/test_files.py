@@ -93,7 +93,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=25, deadline=None, database=None)
+@settings(max_examples=25)
 @given(value=st.dictionaries(st.text(), JSON, max_size=4))
 def test_equal_json_values_make_equal_files_and_come_back_equal(value, tmp_path_factory):
     folder = tmp_path_factory.mktemp("json")

@@ -148,7 +148,7 @@ def test_code_outside_the_closure_does_not_change_the_code_hash(package):
     assert code_hash("made_up.top") == before
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=60)
 @given(parts=st.lists(st.text(), max_size=4))
 def test_unit_interval_is_a_function_of_its_parts_within_0_and_1(parts):
     assert 0 <= unit_interval(*parts) < 1

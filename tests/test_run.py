@@ -11,6 +11,7 @@ import uuid
 
 import psutil
 import pytest
+from waiting import wait_until
 
 from whisper_router import environment
 from whisper_router.run import RunError, prefect_server
@@ -112,9 +113,7 @@ def test_what_the_block_started_is_gone_too(mark):
         with prefect_server():
             before = len(marked(mark))
             subprocess.Popen([sys.executable, "-c", sleeper])
-            deadline = time.monotonic() + 120
-            while len(marked(mark)) < before + 2 and time.monotonic() < deadline:
-                time.sleep(0.1)
+            wait_until(lambda: len(marked(mark)) >= before + 2)
             assert len(marked(mark)) == before + 2
             raise KeyboardInterrupt
 
@@ -189,10 +188,8 @@ def test_nothing_of_the_session_survives_a_signal(holder, mark, number, code):
 def test_nothing_survives_a_signal_while_the_server_starts(holder, mark, number):
     process, descendants = holder
     assert process.stdout.readline() == "begun\n"
-    deadline = time.monotonic() + 120
-    while not descendants and time.monotonic() < deadline:
-        descendants += psutil.Process(process.pid).children(recursive=True)
-        time.sleep(0.05)
+    wait_until(lambda: psutil.Process(process.pid).children())
+    descendants += psutil.Process(process.pid).children(recursive=True)
     time.sleep(0.5)
     process.send_signal(number)
     wait_gone(process, descendants, mark)

@@ -59,7 +59,7 @@ def test_as_many_hypotheses_as_references_are_asked_for():
         word_errors(["one", "two"], ["one"])
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=60)
 @given(pairs=st.lists(st.tuples(REFERENCES, WORDS), min_size=1, max_size=5))
 def test_counts_agree_with_jiwer_on_normalised_text(pairs):
     references, hypotheses = ([normalise(text) for text in side] for side in zip(*pairs, strict=True))
@@ -73,7 +73,7 @@ def test_counts_agree_with_jiwer_on_normalised_text(pairs):
         assert count.reference_words - count.deletions + count.insertions == len(hypothesis.split())
 
 
-@settings(max_examples=40, deadline=None, database=None)
+@settings(max_examples=40)
 @given(reference=REFERENCES, pairs=st.lists(st.tuples(REFERENCES, WORDS), max_size=4), hypothesis=WORDS)
 def test_a_count_does_not_depend_on_the_other_pairs(reference, hypothesis, pairs):
     alone = word_errors([reference], [hypothesis])

@@ -172,7 +172,7 @@ def test_one_changed_bit_of_an_encoding_is_found(store, capsys):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=200, deadline=None, database=None)
+@settings(max_examples=200)
 @given(data=st.data(), change=st.integers(1, 255))
 def test_an_entry_with_any_changed_byte_reads_as_it_was_or_is_gone(kind, data, change, tmp_path_factory):
     write, read = KINDS[kind]
@@ -350,7 +350,7 @@ def test_a_limit_that_is_no_size_is_refused_with_the_name_of_the_variable(text, 
         store.limit()
 
 
-@settings(max_examples=100, deadline=None, database=None)
+@settings(max_examples=100)
 @given(text=st.text(max_size=12))
 def test_any_text_is_a_size_or_is_refused(text):
     with suppress(UserError):
@@ -399,7 +399,7 @@ def test_the_collection_that_a_refusal_proposes_makes_room(store, disk, monkeypa
     store.require_space(1_500_000, 0, STATES)
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=60)
 @given(
     sizes=st.lists(st.integers(1, 5_000_000), max_size=6),
     needed=st.integers(1, 20_000_000),

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from whisper_router.asr.arm import _generator, arm_key, log_mel, plan_batches
@@ -101,7 +101,6 @@ def test_batches_hold_each_utterance_once_at_one_context(rows, batch_size):
     assert len(batches) == fewest
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=12), st.integers(1, 5))
 def test_an_arm_batches_audio_by_its_own_context(english, tenths, batch_size):
     audios = [np.zeros(tenth * 1600, np.float32) for tenth in tenths]

@@ -14,7 +14,7 @@ from whisper_router.scoring import normalise
 
 SPEAKERS = st.text("abcdefgh-0123456789é/ ", min_size=1, max_size=8)
 OPTIONS = Splits()
-many = settings(max_examples=50, deadline=None, database=None)
+many = settings(max_examples=50)
 
 
 def corpus(speakers: list[str], official: list[str | None] | None = None) -> pd.DataFrame:

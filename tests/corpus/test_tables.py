@@ -202,7 +202,7 @@ def test_a_table_that_is_not_utf_8_is_refused_by_name(suffix, tmp_path):
         read_table(path)
 
 
-@settings(max_examples=25, deadline=None, database=None)
+@settings(max_examples=25)
 @given(size=st.integers(1, 60), smaller=st.integers(1, 60), larger=st.integers(1, 60), seed=st.integers(0, 3))
 def test_a_sample_grows_without_losing_a_row_and_keeps_the_order(
     size, smaller, larger, seed, tmp_path_factory

@@ -40,7 +40,7 @@ def test_overconfident_scores_become_probabilities_on_other_utterances(kind):
     assert expected_calibration_error(calibration.apply(scores), labels) < 0.04
 
 
-@settings(max_examples=40, deadline=None, database=None)
+@settings(max_examples=40)
 @given(scores=st.lists(st.floats(0, 1), min_size=2, max_size=50), kind=st.sampled_from(KINDS))
 def test_the_order_of_scores_is_never_turned_round(scores, kind):
     calibration = fit_calibration(kind, *overconfident(300, 0))

@@ -16,7 +16,7 @@ from whisper_router.decider.training import pad
 PAPER = ResnetOptions(kind="resnet", extractor="paper")
 LITTLE = ResnetOptions(kind="resnet", extractor="toy", channels=8)
 SMALL = {"layers": 13, "width": 768}
-few = settings(max_examples=25, deadline=None, database=None)
+few = settings(max_examples=25)
 
 
 @pytest.fixture(scope="module")

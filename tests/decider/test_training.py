@@ -280,7 +280,7 @@ def options_of(**change: object) -> TrainingOptions:
     return MLP.model_copy(update=change)
 
 
-@settings(max_examples=40, deadline=None, database=None)
+@settings(max_examples=40)
 @given(epochs=st.integers(1, 12), batches=st.integers(1, 9), rate=st.floats(1e-6, 1))
 def test_cosine_is_torch_s_by_epoch(epochs, batches, rate):
     options = options_of(schedule="cosine", epochs=epochs, learning_rate=rate)
@@ -297,7 +297,7 @@ def test_cosine_is_torch_s_by_epoch(epochs, batches, rate):
         schedule.step()
 
 
-@settings(max_examples=40, deadline=None, database=None)
+@settings(max_examples=40)
 @given(steps=st.integers(2, 300), rate=st.floats(1e-6, 1))
 def test_cyclic_is_the_rising_half_of_torch_s(steps, rate):
     options = options_of(schedule="cyclic", learning_rate=rate)
@@ -342,7 +342,7 @@ def test_a_learning_rate_of_almost_nothing_moves_no_weight(parts):
             torch.testing.assert_close(after, before, atol=1e-7, rtol=0)
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=60)
 @given(positive=st.integers(0, 40), negative=st.integers(0, 40), below=st.floats(0, 0.5))
 def test_classes_are_weighted_only_where_the_rarer_has_a_smaller_share(positive, negative, below):
     if positive + negative == 0:
@@ -420,7 +420,7 @@ def test_the_last_batch_may_be_a_single_short_utterance(options, examples, tmp_p
     assert len(curve) > 0
 
 
-@settings(max_examples=30, deadline=None, database=None)
+@settings(max_examples=30)
 @given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=6))
 def test_padding_puts_zeros_at_the_end(lengths):
     features = [np.full((length, 2, 3), i + 1, np.float16) for i, length in enumerate(lengths)]

@@ -26,7 +26,7 @@ def manifest(rows: list[tuple[str, int, dict[str, str]]]) -> pd.DataFrame:
     )
 
 
-@settings(max_examples=100, deadline=None, database=None)
+@settings(max_examples=100)
 @given(rows=st.lists(ROW, max_size=20))
 def test_a_column_is_one_value_of_a_tag_of_one_corpus_that_speakers_share(rows):
     made = speaker_tags(manifest(rows))

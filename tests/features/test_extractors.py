@@ -51,7 +51,7 @@ def by_name(found: np.ndarray) -> dict[str, float]:
     return dict(zip(CONFIDENCE_NAMES, found[0].tolist(), strict=True))
 
 
-many = settings(max_examples=50, deadline=None, database=None)
+many = settings(max_examples=50)
 frame_counts, pools, sample_counts = st.integers(1, 60), st.integers(1, 70), st.integers(1, 70 * FRAME)
 paddings = st.sampled_from(["keep", "cut"])
 

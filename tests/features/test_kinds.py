@@ -48,7 +48,7 @@ def test_blocks_are_part_of_what_an_encoder_is_known_by_and_the_store_keeps_all(
     assert made.whole.identity() == EncoderExtractor(kind="encoder", arm="strong").identity()
 
 
-@settings(max_examples=200, deadline=None, database=None)
+@settings(max_examples=200)
 @given(names=st.lists(st.sampled_from(sorted(PARTS)), max_size=5))
 def test_a_combination_reads_one_arm_before_the_decision_and_each_kind_once(names):
     kinds = [PARTS[name]["kind"] for name in names]

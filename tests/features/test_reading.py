@@ -46,7 +46,7 @@ ARMS = {
 }
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=60)
 @given(samples=st.integers(1, 200 * 160), pool=st.integers(1, 40), mels=st.integers(1, 4))
 def test_a_log_mel_is_cut_to_the_audio_and_averaged(samples, pool, mels):
     options = LogMelExtractor(kind="logmel", pool=pool)
@@ -59,7 +59,7 @@ def test_a_log_mel_is_cut_to_the_audio_and_averaged(samples, pool, mels):
         np.testing.assert_allclose(frame[0], expected, atol=2e-3)
 
 
-@settings(max_examples=40, deadline=None, database=None)
+@settings(max_examples=40)
 @given(frames=st.integers(1, 9), layers=st.integers(1, 3), width=st.integers(1, 5), seed=st.integers(0, 99))
 def test_the_vector_of_a_part_is_mean_and_deviation_over_its_frames(frames, layers, width, seed):
     feature = np.random.default_rng(seed).normal(size=(frames, layers, width)).astype(np.float16)
@@ -153,7 +153,7 @@ def test_what_is_known_of_a_combination_is_what_is_known_of_its_parts():
     assert made != other
 
 
-@settings(max_examples=40, deadline=None, database=None)
+@settings(max_examples=40)
 @given(samples=st.integers(1, 30 * SAMPLE_RATE))
 def test_pooling_is_what_mean_and_deviation_of_the_parts_take(samples):
     assert (

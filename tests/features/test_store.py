@@ -20,7 +20,7 @@ def feature(frames: int, *rest: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((frames, *rest)).astype(np.float16)
 
 
-@settings(max_examples=30, deadline=None, database=None)
+@settings(max_examples=30)
 @given(
     data=st.data(),
     rest=st.lists(st.integers(1, 4), max_size=2),
@@ -78,7 +78,7 @@ def test_what_is_no_shard_is_not_mapped(tmp_path):
     np.testing.assert_array_equal(FeatureReader(tmp_path / "f")["a"], feature(4, 2))
 
 
-@settings(max_examples=20, deadline=None, database=None)
+@settings(max_examples=20)
 @given(asked=st.lists(st.integers(0, 8), max_size=12), shard_bytes=st.integers(1, 200))
 def test_a_batch_is_the_features_asked_for_in_their_order(asked, shard_bytes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("store") / "features"
@@ -103,7 +103,7 @@ def test_the_index_of_features_that_are_not_stored_says_frames_and_hash_of_each(
         FeatureIndex(tmp_path / "f", {**EXTRACTOR, "arm": {"weights": "def"}})
 
 
-@settings(max_examples=30, deadline=None, database=None)
+@settings(max_examples=30)
 @given(
     shape=st.tuples(st.integers(1, 5), st.integers(1, 4)),
     dtype=st.sampled_from(["float16", "float32"]),

@@ -19,7 +19,7 @@ SCORES = st.one_of(
     st.lists(st.sampled_from([0, 1, 250_000, 499_999, 500_000, 999_999, 1_000_000]), min_size=1, max_size=60),
 ).map(lambda millionths: np.round(np.array(millionths) / 1e6, 6))
 SHARES = st.one_of(st.floats(0, 1), st.fractions(0, 1, max_denominator=60).map(float))
-many = settings(max_examples=150, deadline=None, database=None)
+many = settings(max_examples=150)
 
 
 @many

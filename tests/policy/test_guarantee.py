@@ -52,7 +52,7 @@ def test_three_observations_without_an_event_bound_the_rate_by_0_54():
 
 
 @given(count=st.integers(1, 400), events=st.integers(0, 400), delta=st.sampled_from([0.05, 0.1, 0.2]))
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=60)
 def test_the_bound_is_clopper_and_pearson_s_and_agrees_with_the_test(count, events, delta):
     events = min(events, count)
     expected = binomtest(events, count).proportion_ci(1 - 2 * delta, "exact").high
@@ -195,7 +195,7 @@ def test_a_decider_with_skill_sends_more_to_weak(simulation):
     scores=st.lists(st.integers(0, 20), min_size=1, max_size=40),
     level=st.integers(0, 1000),
 )
-@settings(max_examples=200, deadline=None, database=None)
+@settings(max_examples=200)
 def test_a_threshold_sends_those_to_strong_whose_rank_is_at_least_its_level(known, scores, level):
     earlier, own = np.array(known) / 20, np.array(scores) / 20
     threshold = threshold_at(level / 1000, np.sort(earlier))

@@ -10,6 +10,7 @@ import numpy as np
 import openai
 import pandas as pd
 import pytest
+from waiting import wait_until
 
 from whisper_router.router import Router
 from whisper_router.serving.formats import as_srt, as_vtt
@@ -257,8 +258,7 @@ def refused(client, sounds, gate) -> list[httpx.Response]:
     """Answers to requests at once, of which the workers begin none until four are refused."""
     with ThreadPoolExecutor(len(sounds)) as pool:
         asked = [pool.submit(post, client, audio) for audio in sounds]
-        while sum(one.done() for one in asked) < 4:
-            time.sleep(0.01)
+        wait_until(lambda: sum(one.done() for one in asked) >= 4)
         gate.set()
         return [one.result() for one in asked]
 
@@ -296,8 +296,7 @@ def test_prediction_log(serving, waves, router, tmp_path, text):
     with serving(log=tmp_path / "log", log_rows=4, log_text=text) as client:
         for audio in waves[:5]:
             assert post(client, audio).status_code == 200
-        while not any((tmp_path / "log").glob("predictions-*")):
-            time.sleep(0.01)
+        wait_until(lambda: any((tmp_path / "log").glob("predictions-*")))
         post(client, waves[0], "/v1/decide", model="strong")
         post(client, b"not a sound")
     files = sorted((tmp_path / "log").iterdir())
@@ -355,9 +354,7 @@ def test_swap(serving, routers, waves, tmp_path):
         shutil.rmtree(folder)
         other.rename(folder)
         service.champion.wake()
-        deadline = time.monotonic() + 120
-        while service.champion.current is before and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: service.champion.current is not before)
         after = service.champion.current
         assert after.version != before.version
         assert after.router.weak is before.router.weak
@@ -365,8 +362,7 @@ def test_swap(serving, routers, waves, tmp_path):
         assert post(client, waves[0]).headers["x-whisper-router-version"] == after.version
         (Path(folder) / "router.json").write_text("{}")
         service.champion.wake()
-        while 'result="failed"' not in metrics(client) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: 'result="failed"' in metrics(client))
         assert 'whisper_router_reloads_total{result="failed"} 1.0' in metrics(client)
         assert 'whisper_router_reloads_total{result="swapped"} 1.0' in metrics(client)
         assert service.champion.current is after

@@ -1,13 +1,13 @@
 """Shadow transcripts: drawn by chance, made after the answer, logged without their texts, counted apart."""
 
 import threading
-import time
 from dataclasses import dataclass, field
 
 import pandas as pd
 import pytest
 from pydantic import ValidationError
 from starlette.testclient import TestClient
+from waiting import wait_until
 
 from whisper_router.audio import SAMPLE_RATE
 from whisper_router.decision import Segment, Transcript
@@ -27,13 +27,6 @@ def figure(client: TestClient, name: str) -> float:
     return sum(float(line.split()[-1]) for line in lines if line.startswith(f"whisper_router_shadow_{name}"))
 
 
-def wait_for(client: TestClient, name: str, count: int) -> None:
-    until = time.monotonic() + 120
-    while figure(client, name) < count:
-        assert time.monotonic() < until, client.get("/metrics").text
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("text", [False, True])
 def test_both_arms_are_compared_on_what_was_routed(serving, waves, router, tmp_path, text):
     with serving(log=tmp_path, shadow=1, log_text=text) as client:
@@ -43,7 +36,7 @@ def test_both_arms_are_compared_on_what_was_routed(serving, waves, router, tmp_p
         for model in ("weak", "strong"):
             client.post(URL, files={"file": waves[0]}, data={"model": model})
         client.post("/v1/decide", files={"file": waves[0]})
-        wait_for(client, "windows_total", len(waves))
+        wait_until(lambda: figure(client, "windows_total") >= len(waves))
         assert figure(client, "windows_total") == len(waves)
         assert figure(client, "macs_total") > 0
         assert figure(client, "seconds_total") > 0
@@ -91,12 +84,11 @@ def test_answers_go_first_and_a_full_queue_drops(serving, waves, tmp_path, monke
     with serving(log=tmp_path, shadow=1, workers=2) as client:
         for wave in waves:  # one worker is held by shadow work all the while
             assert client.post(URL, files={"file": wave}).status_code == 200
-            while not at_once:
-                time.sleep(0.01)
+            wait_until(lambda: at_once)
         assert at_once == [1]
         assert figure(client, 'windows_total{result="dropped"}') == len(waves) - 3
         opened.set()
-        wait_for(client, 'windows_total{result="done"}', 3)
+        wait_until(lambda: figure(client, 'windows_total{result="done"}') >= 3)
     assert at_once == []
 
 
@@ -115,9 +107,7 @@ def test_idle_work_waits_for_every_window_and_faults_stay_alone(router, speech):
     assert batcher.when_idle(lambda: order.append("works"))
     for future in futures:
         future.result(120)
-    until = time.monotonic() + 120
-    while "works" not in order and time.monotonic() < until:
-        time.sleep(0.01)
+    wait_until(lambda: "works" in order)
     assert batcher.alive
     batcher.stop()
     assert order[-2:] == ["fails", "works"]
