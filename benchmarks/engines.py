@@ -14,7 +14,6 @@ done again while nothing that shapes it has changed. Writes docs/benchmark-engin
 import argparse
 import itertools
 import json
-import os
 import resource
 import shlex
 import subprocess
@@ -27,10 +26,12 @@ from typing import Any, get_args
 
 import numpy as np
 
+from whisper_router.machine import cores
+
 Transcribe = Callable[[Sequence[np.ndarray]], list[str]]
 Run = dict[str, Any]  # what a process is told: contestant, model, how
 
-CORES = len(os.sched_getaffinity(0))
+CORES = cores()
 BATCH_SIZE = 16
 DOCUMENT = Path("docs/benchmark-engines.md")
 WORK = Path(".cache/benchmark-engines")

@@ -30,8 +30,9 @@ from tqdm import tqdm
 
 from whisper_router.asr.arm import Arm
 from whisper_router.asr.load import cost_dims
-from whisper_router.audio import SAMPLE_RATE, load_audio
+from whisper_router.audio import SAMPLE_RATE
 from whisper_router.cost import Dims, decoder_macs, encoder_macs
+from whisper_router.decode import load_audio
 from whisper_router.machine import describe_machine
 from whisper_router.router import Router
 

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from whisper_router.audio import MAX_SECONDS, WINDOW_S, Audio, cut, load_audio
+from whisper_router.audio import MAX_SECONDS, WINDOW_S, Audio, cut
 from whisper_router.corpus.tables import Row, manifest_rows, read_table, renamed
+from whisper_router.decode import load_audio
 from whisper_router.errors import UserError
 from whisper_router.hashing import unit_interval
 from whisper_router.paths import MANIFEST

@@ -45,13 +45,15 @@ def encoder_features(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Encoder states from the content store; what it lacks, or holds damaged, is encoded."""
     store, work = ContentStore(), Work(reference.sha256, reference.decode, False, (extractor,))
-    batches = plan_work(utterances(manifest), work, store, params.runtime.batch_size)
+    rows, batch_size = utterances(manifest), params.runtime.batch_size
+    batches = plan_work(rows, work, store, batch_size)
     _raise(run_shards(reference, work, "featurize: encode", params.runtime.runner, batches))
-    for row in utterances(manifest):
+    for row in rows:
         path = work.encoding_path(store, row.sha256, extractor)
         states = store.read_encoding(path)
         if states is None:
-            _raise(compute(load_once(reference), [[row]], work, store, f"featurize: encode {row.id} again"))
+            again = plan_work(rows, work, store, batch_size)
+            _raise(compute(load_once(reference), again, work, store, f"featurize: encode {row.id} again"))
             states = store.read_encoding(path)
         if states is None:
             raise UserError(f"{path}: the content store lost it again; check the disk")

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from prefect import flow
@@ -19,7 +20,7 @@ from whisper_router.files import read_json, read_parquet, replacing_folder, writ
 from whisper_router.hashing import code_hash, digest, file_sha256, folder_sha256
 from whisper_router.params import Params, load_params
 from whisper_router.paths import ARMS, DECIDER, FEATURES, LABELS, MANIFEST, POLICY, ROUTER, TRANSCRIPTS
-from whisper_router.router import Router, RouterDescription
+from whisper_router.router import Router, RouterDescription, write_files
 
 LOCK = Path("requirements.lock")
 NOT_SHAPING: dict[str, Any] = {
@@ -85,9 +86,11 @@ def baseline(params: Params, policy: str) -> Baseline:
         arm: rows.set_index("id").loc[labels["id"]].reset_index() for arm, rows in transcripts.groupby("arm")
     }
     differing = disagreements(*(heard[arm]["hypothesis"].tolist() for arm in ("weak", "strong")))
-    weak, strong_arm = heard["weak"]["avg_logprob"], heard["strong"]["avg_logprob"]
+    weak, strong_arm = (
+        rows["avg_logprob"].where(rows["no_speech"].isna()) for rows in (heard["weak"], heard["strong"])
+    )
     table = labels[["speaker", "duration_s", "words"]].assign(
-        score=scores,
+        score=np.where(heard["weak"]["no_speech"].isna(), scores, np.nan),
         strong=strong,
         avg_logprob=strong_arm.where(strong, weak),
         errors=labels["errors_strong"].where(strong, labels["errors_weak"]),
@@ -118,6 +121,7 @@ def package() -> None:
         write_json(folder / "router.json", description.model_dump(mode="json"))
         write_json(folder / BASELINE, baseline(params, policy).model_dump())
         write_json(folder / "provenance.json", provenance(params, policy))
+        write_files(folder)
         Router.load(folder)
     others = [name for name in policies_of(params, decider) if name != policy]
     beside = f" (beside it: {', '.join(others)})" if others else ""

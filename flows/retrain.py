@@ -24,6 +24,7 @@ from whisper_router.params import Params, load_params
 from whisper_router.paths import METRICS
 from whisper_router.promotion import registry
 from whisper_router.registry import known_version, register
+from whisper_router.retrain_options import webhook
 from whisper_router.run import prefect_server
 
 
@@ -91,6 +92,7 @@ def retrain() -> None:
     environment.prepare()
     with retraining.alone():
         params = load_params()
+        webhook()  # one that is no URL is refused now, not after the training
         if not trigger.begin(params.retrain):
             return
         tracked = None if retraining.going_on(params.retrain.branch) else take_in(params)

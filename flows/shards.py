@@ -21,14 +21,14 @@ from tqdm import tqdm
 from whisper_router.asr.arm import Arm, arm_key
 from whisper_router.asr.reference import ArmReference
 from whisper_router.errors import UserError
-from whisper_router.labelling import WORKERS, Utterance, Work, compute
+from whisper_router.labelling import WORKERS, Batch, Work, compute
 from whisper_router.params import DaskRunner, Runner, load_params
 from whisper_router.store import ContentStore
 
 SHARD_BATCHES = {"in_process": 32, "dask": 4}
 RETRIES = 2
 
-Shard = Sequence[Sequence[Utterance]]
+Shard = Sequence[Batch]
 Outcome = dict[str, str] | BaseException  # reasons by id; or why there are none
 
 
@@ -134,7 +134,7 @@ def _on_dask(
     reference: ArmReference, named: dict[str, Shard], work: Work, site: Site
 ) -> Iterator[tuple[str, Outcome]]:
     names = {run_shard.submit(reference, shard, work, name, site): name for name, shard in named.items()}
-    sizes = {name: sum(map(len, shard)) for name, shard in named.items()}
+    sizes = {name: sum(len(batch.rows) for batch in shard) for name, shard in named.items()}
     with tqdm(total=sum(sizes.values()), desc="on Dask", unit="utt") as bar:
         for future in as_completed(list(names)):
             name = names[future]

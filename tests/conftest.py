@@ -58,6 +58,8 @@ PLAIN = DecodeOptions(
     temperatures=(0.0,),
     compression_ratio_threshold=100,
     logprob_threshold=-100,
+    no_speech_threshold=None,
+    voice_threshold=None,  # it hears no speech in what make_speech makes
 )
 
 CONFIDENCE, SIGNAL = ConfidenceExtractor(kind="confidence"), SignalExtractor(kind="signal")
@@ -210,7 +212,9 @@ def package_router(checkpoints: dict[str, Path], clips: list[np.ndarray]) -> Cal
     ) -> Path:
         arms = {"weak": _reference(weak_weights, weak), "strong": _reference(strong_weights, strong)}
         extractor = extractor or EXTRACTORS[kind]
-        arm = arms[extractor.arm].load()
+        weights, decode = (weak_weights, weak) if extractor.arm == "weak" else (strong_weights, strong)
+        hearing = decode.model_copy(update={"no_speech_threshold": None})  # or it has no words for the clips
+        arm = _reference(weights, hearing).load()
         features = []
         for clip in clips:
             encoding = arm.encode_audio([clip])

@@ -17,6 +17,7 @@ import av
 import numpy as np
 import psutil
 import soundfile
+from sounds import bombs
 
 ROOT = Path(__file__).parents[1]
 TRANSCRIBE = "/v1/audio/transcriptions"
@@ -137,7 +138,7 @@ def hostile_files() -> dict[str, bytes]:
         "wav without channels": _wav_header(channels=0) + body,
         "wav of 65535 channels": _wav_header(channels=65_535) + body,
         "wav of 0 bits": _wav_header(bits=0) + body,
-        "wav that states 4 GB": _wav_header(data=0xFFFFFF00) + body,
+        "wav that states 3 GB": _wav_header(data=0xC0000000) + body,
         "flac magic alone": b"fLaC",
         "flac truncated": flac[: len(flac) // 3],
         "flac of damaged frames": bytes(damaged),
@@ -152,6 +153,7 @@ def hostile_files() -> dict[str, bytes]:
         "flac of an hour in 8 channels": _silence("FLAC", 1, 8),
         "opus of 2 hours of silence": _opus_silence(2),
         "larger than the limit": bytes(26 << 20),
+        **{name: data for name, data in bombs().items() if name.startswith(("A-law", "an MP4 of 2^26"))},
     }
 
 

@@ -96,6 +96,16 @@ def test_another_clone_with_an_empty_store_has_the_same_hashes(clone: Path, tmp_
     assert stages_run(call(other, "run")) == STAGES
     assert (other / "dvc.lock").read_text() == (clone / "dvc.lock").read_text()
 
+    entries = sorted(path for path in (other / ".cache").rglob("*") if path.is_file())
+    for path in np.random.default_rng(0).choice(entries, len(entries) // 3, replace=False):
+        path.unlink()
+    for folder in ("data/features", "data/decider", "data/router", ".dvc/cache"):
+        shutil.rmtree(other / folder)
+    (other / "data/transcripts.parquet").unlink()
+    (other / "dvc.lock").unlink()
+    call(other, "run")
+    assert (other / "dvc.lock").read_text() == (clone / "dvc.lock").read_text()
+
 
 def test_the_registered_model_works_with_the_repository_moved_away(clone: Path, tmp_path: Path) -> None:
     first = json.loads(call(clone, "register", "--json"))
@@ -136,9 +146,8 @@ def test_the_registered_model_works_with_the_repository_moved_away(clone: Path, 
     loaded = json.loads(done.stdout.splitlines()[-1])
     assert loaded["code"].startswith(str(tmp_path / "model" / "code"))
     good, bad = loaded["rows"]
-    assert {key: good[key] for key in ("text", "model", "threshold")} == {
-        key: routed[key] for key in ("text", "model", "threshold")
-    }
+    assert good["threshold"] == pytest.approx(routed["threshold"])  # pandas writes 0.36082400000000003
+    assert {key: good[key] for key in ("text", "model")} == {key: routed[key] for key in ("text", "model")}
     assert good["score"] == pytest.approx(routed["score"], abs=1e-3)
     assert good["error"] is None
     assert "not readable as audio" in bad["error"]

@@ -32,6 +32,8 @@ def test_other_outputs_of_the_same_code_are_the_processor_s() -> None:
     assert said is not None
     assert said.startswith("This processor")
     assert "outputs of label differ" in said
+    for command in ("`whisper-router register --commit`", "`git checkout dvc.lock`"):
+        assert command in said
 
 
 def test_other_code_or_parameters_are_named_with_their_stage() -> None:
@@ -39,4 +41,4 @@ def test_other_code_or_parameters_are_named_with_their_stage() -> None:
         said = lock_difference(LOCK, changed)
         assert said is not None
         assert "(label)" in said
-        assert "whisper-router run" in said
+        assert "`whisper-router register --commit`" in said

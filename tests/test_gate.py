@@ -11,6 +11,7 @@ import pytest
 from whisper_router.contest import Performance
 from whisper_router.gate import (
     Contest,
+    Evidence,
     Verdict,
     default_policy,
     guarantee,
@@ -144,3 +145,31 @@ def test_losses_within_tau_count_for_nothing(contest, promising):
 def test_a_policy_that_could_promise_nothing_fails(contest, promising):
     verdict = guarantee(contest, promising(0.3, holds=False, says="No promise: too few"), OPTIONS)
     assert verdict == Verdict("guarantee", False, "policy half: No promise: too few")
+
+
+@pytest.mark.parametrize("costs", [True, False])
+def test_what_a_verdict_was_made_of_is_kept_and_gives_the_same_verdict(contest, tmp_path, routers, costs):
+    router = routers["confidence"]
+    better = contest.champion.errors - (np.arange(N) % 4 == 0)
+    held = replace(
+        contest,
+        challenger=replace(side(better), router=router),
+        macs=contest.macs if costs else None,
+    )
+    evidence = Evidence(OPTIONS, 1234, "3", held)
+    evidence.write(tmp_path / "gate")
+    read = Evidence.read(tmp_path / "gate", router)
+    assert (read.options, read.size_bytes, read.champion) == (OPTIONS, 1234, "3")
+    assert read.judge() == evidence.judge()
+    assert len(read.judge()) == 5
+
+
+@pytest.mark.parametrize("champion", [None, "3"])
+def test_a_verdict_without_a_contest_is_kept_too(tmp_path, champion):
+    evidence = Evidence(
+        OPTIONS, 1234, champion, None, "version 3 cannot be run: no such file" if champion else ""
+    )
+    evidence.write(tmp_path)
+    read = Evidence.read(tmp_path, tmp_path)
+    assert read == evidence
+    assert [verdict.passed for verdict in read.judge()] == [True, champion is None]

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file
 
 from whisper_router.asr.arm import Arm
 from whisper_router.asr.decoding import Attempt, Hypothesis
@@ -200,7 +201,7 @@ def test_audio_that_changed_or_vanished_is_an_error_row_and_the_others_are_label
     reasons = bad[bad["arm"] == "weak"].set_index("id")["error"]
     assert reasons["clip-0"] == f"{changed}: not the audio that ingest saw; run ingest again"
     assert reasons["clip-2"] == f"{vanished}: no such file"
-    assert reasons["clip-4"].startswith(f"{broken}: truncated")
+    assert reasons["clip-4"].startswith(f"{broken}: not readable as audio")
     assert bad["hypothesis"].isna().all()
     assert labels["id"].tolist() == ["clip-1", "clip-3", "clip-5", "part"]
     assert transcripts[transcripts["error"].isna()]["hypothesis"].notna().all()
@@ -270,9 +271,8 @@ def test_transcripts_keep_the_whole_hypothesis(manifest, arms, works, store, tmp
 def test_the_plan_is_that_of_the_whole_corpus_whatever_is_done(manifest, works, store):
     rows = utterances(manifest)
     planned = plan_work(rows, works["strong"], store, BATCH_SIZE)
-    assert sorted(row.id for batch in planned for row in batch) == sorted(manifest["id"])
-    half = planned[1]
-    for row in half:
+    assert sorted(row.id for batch in planned for row in batch.rows) == sorted(manifest["id"])
+    for row in planned[1].rows:
         store.write_hypothesis(works["strong"].hypothesis_path(store, row.sha256), hypothesis("done"))
     assert plan_work(rows, works["strong"], store, BATCH_SIZE) == [planned[0], *planned[2:]]
 
@@ -433,3 +433,120 @@ def test_a_hypothesis_that_no_round_could_make_is_a_row_whose_reason_names_the_s
 def test_a_row_that_is_lost_without_a_reason_is_a_fault_of_the_caller(manifest):
     with pytest.raises(KeyError, match="clip-1"):
         transcripts_table(manifest.iloc[:2], {"weak": [None, None]}, {"clip-0": "a reason"})
+
+
+def files_of(store: ContentStore) -> dict[str, bytes]:
+    """What each entry holds; safetensors writes the fields of a header in any order."""
+    return {
+        str(path.relative_to(store.root)): load_file(path)["states"].tobytes()
+        if path.suffix == ".safetensors"
+        else path.read_bytes()
+        for path in sorted(store.root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def lose(store: ContentStore, seed: int) -> int:
+    """Delete a third of the entries, and cut every fifth of the rest in half."""
+    rng = np.random.default_rng(seed)
+    paths = [store.root / name for name in files_of(store) if not name.startswith("segments")]
+    shuffled = [paths[i] for i in rng.permutation(len(paths))]
+    third = len(paths) // 3
+    for path in shuffled[:third]:
+        path.unlink()
+    damaged = shuffled[third::5]
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return third + len(damaged)
+
+
+def fill(manifest, arms, works, store, batch_size) -> pd.DataFrame:
+    """Label as the stages do: another round where a damaged entry was found when it was read."""
+    rows, found = utterances(manifest), {}
+    for name, work in works.items():
+        for _ in range(3):
+            compute(arms[name], plan_work(rows, work, store, batch_size), work, store, name)
+            paths = [work.hypothesis_path(store, row.sha256) for row in rows]
+            found[name] = [store.read_hypothesis(path) for path in paths]
+            encoded = [
+                store.read_encoding(work.encoding_path(store, row.sha256, extractor))
+                for row in rows
+                for extractor in work.extractors
+            ]
+            if not any(value is None for value in [*found[name], *encoded]):
+                break
+    return transcripts_table(manifest, found, {})
+
+
+@pytest.mark.parametrize("batch_size", [2, 4])
+def test_lost_and_damaged_entries_come_back_with_the_same_bytes(
+    manifest, arms, works, store, tmp_path, batch_size
+):
+    fill(manifest, arms, works, store, batch_size).to_parquet(tmp_path / "before.parquet")
+    before = files_of(store)
+    for seed in range(3):
+        assert lose(store, seed) > len(before) // 3
+        fill(manifest, arms, works, store, batch_size).to_parquet(tmp_path / "after.parquet")
+        assert files_of(store) == before
+        assert (tmp_path / "after.parquet").read_bytes() == (tmp_path / "before.parquet").read_bytes()
+
+
+def test_a_lost_entry_of_a_corpus_that_has_grown_is_computed_in_the_batch_that_made_it(
+    manifest, clips, arms, works, store, calls
+):
+    """The plan of the grown corpus is another than the one by which the first rows were computed."""
+    half = SAMPLE_RATE // 2
+    sound = np.concatenate(clips)
+    parts = [
+        {
+            **manifest.iloc[-1],
+            "id": f"part-{i}",
+            "offset_s": i / 2,
+            "sha256": audio_sha256(sound[i * half : (i + 1) * half]),
+        }
+        for i in range(4)
+    ]
+    manifest = pd.DataFrame(parts)
+    rows, batch_size = utterances(manifest), 4
+    largest = max(works["weak"].batches(rows, batch_size), key=len)
+    old = manifest[manifest["id"].isin([row.id for row in largest[::2]])]
+    assert 2 <= len(old) < len(largest)  # its batch-mates are old and new ones
+    fill(old, arms, works, store, batch_size)
+    fill(manifest, arms, works, store, batch_size)
+    assert calls.decoded == {arm.sha256: len(manifest) for arm in arms.values()}
+    before = files_of(store)
+    for row in rows:
+        for work in works.values():
+            for path in (
+                work.hypothesis_path(store, row.sha256),
+                *(work.encoding_path(store, row.sha256, extractor) for extractor in work.extractors),
+            ):
+                path.unlink()
+            for batch in plan_work(rows, work, store, batch_size):
+                assert row in batch.rows
+                assert {one.id in set(old["id"]) for one in batch.rows} == {row.id in set(old["id"])}
+        fill(manifest, arms, works, store, batch_size)
+        assert files_of(store) == before
+
+
+def test_a_batch_that_was_killed_half_way_is_finished_with_the_same_bytes(
+    manifest, arms, works, store, tmp_path, monkeypatch
+):
+    fill(manifest, arms, works, store, 4)
+    other = ContentStore(tmp_path / "killed")
+    write, written = ContentStore.write_hypothesis, []
+
+    def killed(path, *args) -> None:
+        if len(written) % 4 == 1:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, *args)
+
+    rows, work = utterances(manifest), works["weak"]
+    monkeypatch.setattr(ContentStore, "write_hypothesis", staticmethod(killed))
+    with pytest.raises(KeyboardInterrupt):
+        compute(arms["weak"], plan_work(rows, work, other, 4), work, other, "weak", threads=1)
+    assert len(written) == 1
+    monkeypatch.setattr(ContentStore, "write_hypothesis", staticmethod(write))
+    fill(manifest, arms, works, other, 4)
+    assert files_of(other) == files_of(store)

@@ -52,8 +52,8 @@ def test_the_figures_are_those_of_the_router_at_each_threshold(router, rows, wav
         "windows": sum(len(made.segments) for made in routed),
     }
     assert found["counts"]["windows"] >= 5
-    for choice, threshold in CHOICES.items():
-        texts = [made.text for made in router.transcribe([Path(p) for p in rows["audio"]], threshold)]
+    for choice, policy in CHOICES.items():
+        texts = [made.text for made in router.transcribe([Path(p) for p in rows["audio"]], policy=policy)]
         edits = word_errors(TEXTS, texts)
         wer = sum(e.errors for e in edits) / sum(e.reference_words for e in edits)
         assert found[f"wer_{choice}"]["value"] == pytest.approx(wer, abs=1e-6)

@@ -55,7 +55,7 @@ def test_the_baseline_is_the_calibration_split_as_it_is_routed(tmp_path, monkeyp
         "weak": ["Good", "good old day", "good day", ""],
     }
     rows = [
-        {"id": id_, "arm": arm, "hypothesis": text, "avg_logprob": -len(arm) - i}
+        {"id": id_, "arm": arm, "hypothesis": text, "avg_logprob": -len(arm) - i, "no_speech": None}
         for arm, texts in heard.items()
         for i, (id_, text) in enumerate(zip(ids, texts, strict=True))
     ]

@@ -3,6 +3,7 @@
 import json
 import shutil
 import tomllib
+import tracemalloc
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from whisper_router.params import ParamsError, edit_params, load_params, presets, read_preset
+from whisper_router.audited import lock_outputs
+from whisper_router.errors import UserError
+from whisper_router.params import ParamsError, edit_params, load_params, load_yaml, presets, read_preset
+from whisper_router.policy.commands import _options as policy_options
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
 SMALLEST: dict[str, Any] = {
@@ -588,3 +592,75 @@ def test_encoders_that_label_computes_are_those_of_parts_too_each_once(tmp_path)
         "more": ("strong", 4),
     }
     assert all("blocks" not in one.identity() for one in stored.values())
+
+
+BOMB = "a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (BOMB, "over 262144 values and characters once its aliases are written out"),
+        ("a: &a {<<: *a}\n", r"the alias \*a, line 1, stands for no value that ends before it"),
+        ("a: &a [*a]\n", r"the alias \*a, line 1, stands for no value that ends before it"),
+        ("a: *b\n", r"the alias \*b, line 1, stands for no value"),
+        ("[" * 20_000, "more than 64 lists and tables in one another, line 1; write it flatter"),
+        ("a: " + "{a: " * 20_000, "more than 64 lists and tables in one another"),
+        (
+            "".join(" " * n + "a:\n" for n in range(100)),
+            "more than 64 lists and tables in one another, line 65",
+        ),
+        ("- " * 20_000, "more than 64 lists"),
+        ("a: " + "x" * 300_000, "over 262144 values and characters"),
+        ("a: caf\xe9".encode("latin-1"), "is not YAML: .*; save it as UTF-8"),
+        ("a: 2026-13-45\n", "is not YAML: month must be in 1..12"),
+        ("a: !!bool maybe\n", "is not YAML"),
+        ("a: !!int words\n", "is not YAML"),
+        ("a: " + "9" * 5000, "is not YAML"),
+        ("a: !!python/object/apply:os.system [ls]\n", "is not YAML"),
+        ("a: b\0c\n", "is not YAML"),
+        ("a: 1\n---\na: 2\n", "is not YAML"),
+    ],
+)
+def test_yaml_that_would_grow_or_cannot_be_is_refused_by_the_file_s_name(text, said, tmp_path):
+    path = tmp_path / "some.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    for source in (path, text):
+        with pytest.raises(ParamsError, match=said) as caught:
+            load_yaml(source, "some.yaml")
+        assert str(caught.value).startswith("some.yaml")
+
+
+def test_yaml_of_200_mb_is_refused_without_being_read(tmp_path):
+    path = tmp_path / "params.yaml"
+    with path.open("wb") as file:
+        file.truncate(200 * 2**20)
+    tracemalloc.start()
+    with pytest.raises(ParamsError, match=r"params\.yaml: over 1 MiB, which no such file needs"):
+        load_params(path)
+    assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    tracemalloc.stop()
+
+
+def test_yaml_within_the_bounds_is_read_with_its_aliases_and_its_byte_order_mark():
+    text = "a: &a [1, {b: null}]\nb: *a\nc: {<<: {d: 1}}\n"
+    assert load_yaml("\ufeff" + text, "x") == {"a": [1, {"b": None}], "b": [1, {"b": None}], "c": {"d": 1}}
+    assert load_yaml("[" * 64 + "]" * 64, "x")
+    assert load_yaml(COMMITTED.with_name("dvc.lock"), "dvc.lock")["stages"]
+
+
+@pytest.mark.parametrize("bomb", [BOMB, "[" * 20_000])
+def test_options_in_yaml_have_the_same_bounds(bomb, commented):
+    with pytest.raises(ParamsError, match=r"--set arms\.weak="):
+        edit_params(None, [f"arms.weak={bomb}"], commented)
+    with pytest.raises(ParamsError, match="--try "):
+        policy_options(bomb, "line")
+    assert commented.read_text() == COMMENTED
+
+
+def test_a_lock_that_is_none_is_a_user_s_error():
+    for lock in (BOMB.encode(), b"stages: 1\n", b"[]\n", b"stages: {a: {outs: [{path: x}]}}\n"):
+        with pytest.raises(UserError, match=r"dvc\.lock"):
+            lock_outputs(lock)

@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 import whisper
 from whisper import DecodingOptions
+from whisper.tokenizer import get_tokenizer
 
 from whisper_router.asr.arm import log_mel
+from whisper_router.asr.decoding import suppressed_tokens
 from whisper_router.asr.load import load_arm
 from whisper_router.asr.options import ENCODER_FRAMES, DecodeOptions
 from whisper_router.asr.weights import find_checkpoint
-from whisper_router.audio import load_audio
 from whisper_router.corpus.demo import make_demo
+from whisper_router.decode import load_audio
 from whisper_router.router import Router
 from whisper_router.scoring import word_errors
 
@@ -72,7 +74,8 @@ def test_full_context_text_equals_openai_whisper(arms, spoken, name, engine):
     audios = [load_audio(path) for path in spoken.values()]
     mel = log_mel(audios, ENCODER_FRAMES, full.n_mels)
     made = full.decode(full.encode(mel), audios)
-    options = DecodingOptions(language="en", without_timestamps=True, fp16=False)
+    suppressed = suppressed_tokens(get_tokenizer(model.is_multilingual, num_languages=model.num_languages))
+    options = DecodingOptions(language="en", without_timestamps=True, fp16=False, suppress_tokens=suppressed)
     for hypothesis, spectrogram in zip(made, mel, strict=True):
         expected = whisper.decode(model, spectrogram, options)
         assert hypothesis.text == expected.text

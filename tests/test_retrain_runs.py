@@ -30,6 +30,7 @@ from whisper_router import contest
 from whisper_router.corpus.options import Splits
 from whisper_router.corpus.splits import split_by_speaker
 from whisper_router.promotion import MODEL, RULE
+from whisper_router.retrain_options import WEBHOOK
 from whisper_router.serving.uri import use_registry
 
 pytestmark = pytest.mark.acceptance
@@ -135,7 +136,7 @@ def speakers() -> list[str]:
     return found
 
 
-def settings(project: Project, arms: dict[str, Any], hook: str, threshold: float) -> None:
+def settings(project: Project, arms: dict[str, Any], threshold: float) -> None:
     """Write and commit params.yaml; its gate lets pass whatever saves."""
     document = yaml.safe_load((project.folder / "params.yaml").read_text()) | {
         "ingest": {
@@ -149,7 +150,7 @@ def settings(project: Project, arms: dict[str, Any], hook: str, threshold: float
         "router": {"policy": "by_hand"},
         "evaluate": {"bootstrap": 100, "verify": 4},
         "gate": {"wer_tolerance": 100, "max_slice_loss": 100, "max_latency_ratio": 100},
-        "retrain": {"drop": str(project.drop), "corpus": "calls", "webhook": hook},
+        "retrain": {"drop": str(project.drop), "corpus": "calls"},
     }
     (project.folder / "params.yaml").write_text(yaml.safe_dump(document))
     project.git("commit", "-qam", f"threshold {threshold}")
@@ -222,7 +223,12 @@ def project(tmp_path_factory, checkpoints, make_arm, plain, speech, wav) -> Iter
         for arm, name in (("weak", "english"), ("strong", "multilingual"))
     }
     (base / "clone").mkdir()
-    with own_server(base / "prefect") as server, listening() as (hook, told):
+    with (
+        own_server(base / "prefect") as server,
+        listening() as (hook, told),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv(WEBHOOK, hook)
         made = Project(make_clone(base / "clone"), server, say, told)
         made.git("branch", "-m", "main")
         made.git("config", "user.name", "test")
@@ -232,10 +238,10 @@ def project(tmp_path_factory, checkpoints, make_arm, plain, speech, wav) -> Iter
             script.write_text(f"#!/bin/sh\n{line}\nexit 0\n")
             script.chmod(0o755)
         dvc(made.folder, "remote", "add", "-q", "-d", "folder", str(made.remote))
-        settings(made, arms, hook, 0.0)
+        settings(made, arms, 0.0)
         made.put("first", 1)
         made.first_run = scheduled_run(made)
-        settings(made, arms, hook, 1.0)
+        settings(made, arms, 1.0)
         yield made
 
 
@@ -255,6 +261,13 @@ def test_a_schedule_fires_on_a_worker_and_ends_in_a_new_version(project: Project
     assert set(states) == {"take-in", "commit-and-push", "register", "gate", "finish"}
     (artifact,) = ask(project, "artifacts", artifacts={"flow_run_id": {"any_": [run["id"]]}})
     assert artifact["data"].startswith("## Version 1")
+    secret = os.environ[WEBHOOK]
+    kept = [path for path in (project.folder / "mlruns").rglob("*") if path.is_file()]
+    assert kept
+    assert not any(secret.encode() in path.read_bytes() for path in kept)
+    for what in ("flow_runs", "task_runs", "artifacts", "logs", "deployments"):
+        assert secret not in json.dumps(ask(project, what))
+    assert secret not in (project.folder / "prefect.log").read_text()
 
 
 def test_a_retraining_killed_at_its_steps_ends_as_if_it_had_not_been(project: Project) -> None:

@@ -3,19 +3,21 @@
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from webhooks import listening
 
-from whisper_router import git, intake, retraining
+from whisper_router import gate, git, intake, retraining
 from whisper_router.contest import ContestError
 from whisper_router.errors import UserError
 from whisper_router.gate import Verdict
-from whisper_router.params import Params
+from whisper_router.params import Params, ParamsError, load_params
 from whisper_router.promotion import MODEL, champion, move_champion, registry
-from whisper_router.retrain_options import GateOptions, RetrainOptions
+from whisper_router.registry import flat
+from whisper_router.retrain_options import WEBHOOK, GateOptions, RetrainOptions, webhook
 
 BAD = Verdict("slices", False, "corpus calls: WER up by 9.00%")
 
@@ -233,15 +235,15 @@ def test_what_failed_leaves_champion_and_trunk_alone(client, monkeypatch):
 
 
 def test_verdicts_stay_on_the_version_and_are_not_made_twice(client, monkeypatch, tmp_path):
-    monkeypatch.setattr(retraining, "hold_contest", lambda *_: None)
-    monkeypatch.setattr(retraining, "judge", lambda *_: iter([BAD]))
+    monkeypatch.setattr(retraining, "hold_contest", lambda *_: "a contest")
+    monkeypatch.setattr(gate, "judge", lambda *_: iter([BAD]))
     monkeypatch.setattr(retraining, "ROUTER", tmp_path)
     first = retraining.apply_gate(client, "2", GateOptions())
     assert [(verdict.rule, verdict.passed) for verdict in first] == [("size", True), ("slices", False)]
     tags = client.get_model_version(MODEL, "2").tags
     assert tags["gate"] == "failed"
     assert tags["gate.slices"] == f"failed: {BAD.detail}"
-    monkeypatch.setattr(retraining, "judge", lambda *_: pytest.fail("judged twice"))
+    monkeypatch.setattr(gate, "judge", lambda *_: pytest.fail("judged twice"))
     assert retraining.apply_gate(client, "2", GateOptions()) == first
 
 
@@ -263,9 +265,10 @@ def test_the_first_version_needs_no_champion(client, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def webhook():
-    with listening() as heard:
-        yield heard
+def heard(monkeypatch):
+    with listening() as (url, got):
+        monkeypatch.setenv(WEBHOOK, url)
+        yield got
 
 
 def judged(client: MlflowClient) -> None:
@@ -275,9 +278,8 @@ def judged(client: MlflowClient) -> None:
     client.set_model_version_tag(MODEL, "2", "git_commit", "abc")
 
 
-def test_the_webhook_is_told_once_a_version(client, webhook):
-    url, got = webhook
-    options = RetrainOptions(webhook=url)
+def test_the_webhook_is_told_once_a_version(client, heard):
+    got, options = heard, RetrainOptions()
     retraining.notify(client, "2", options)
     assert got == []  # nothing was judged
     judged(client)
@@ -289,11 +291,54 @@ def test_the_webhook_is_told_once_a_version(client, webhook):
     assert got[0]["rules"][1]["detail"] == BAD.detail
 
 
-def test_a_webhook_that_is_gone_stops_nothing(client, capsys):
+SECRET = "s3cret"
+GONE = [
+    f"http://127.0.0.1:9/{SECRET}",
+    f"http://user:{SECRET}@127.0.0.1:9/hook",
+    f"http://{SECRET}.invalid/hook",
+    f"http://[{SECRET}/hook",
+    f"http://127.0.0.1:{SECRET}/hook",
+]
+
+
+def test_a_webhook_that_fails_stops_nothing_and_is_not_shown(client, capsys, monkeypatch, heard):
+    refusing = os.environ[WEBHOOK].replace("/hook", f"/refuse/{SECRET}")
     judged(client)
-    retraining.notify(client, "2", RetrainOptions(webhook="http://127.0.0.1:9/hook"))
-    assert "was not reached" in capsys.readouterr().err
+    for url, told in [*((url, "was not reached") for url in GONE), (refusing, "answered 404")]:
+        monkeypatch.setenv(WEBHOOK, url)
+        retraining.notify(client, "2", RetrainOptions())
+        said = capsys.readouterr()
+        assert told in said.err, url
+        assert SECRET not in said.err + said.out
     assert "notified" not in client.get_model_version(MODEL, "2").tags
+
+
+@pytest.mark.parametrize(
+    "url", ["", SECRET, f"ftp://{SECRET}", f"https://a/{SECRET} b", f"https://a/{SECRET}\n"]
+)
+def test_a_webhook_that_is_no_url_is_refused_without_being_shown(monkeypatch, url):
+    monkeypatch.setenv(WEBHOOK, url)
+    with pytest.raises(UserError, match=WEBHOOK) as caught:
+        webhook()
+    assert SECRET not in str(caught.value)
+    monkeypatch.delenv(WEBHOOK)
+    assert webhook() is None
+
+
+@pytest.mark.parametrize("value", [f"https://chat.example.org/{SECRET}", f"[{SECRET}]"])
+def test_a_webhook_in_params_yaml_is_refused_without_being_shown(tmp_path, value):
+    path = tmp_path / "params.yaml"
+    written = (Path(__file__).parents[1] / "params.yaml").read_text()
+    path.write_text(written + f"retrain: {{webhook: {value!r}}}\n")
+    with pytest.raises(ParamsError, match=WEBHOOK) as caught:
+        load_params(path)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_no_webhook_is_among_the_parameters_that_are_logged(monkeypatch, heard):
+    logged = flat(load_params(Path(__file__).parents[1] / "params.yaml").model_dump(mode="json"))
+    assert logged
+    assert not any("webhook" in name or os.environ[WEBHOOK] in value for name, value in logged.items())
 
 
 def test_stages_come_in_the_order_of_the_dag():

@@ -11,7 +11,7 @@ import soundfile
 from whisper_router.audio import SAMPLE_RATE
 from whisper_router.errors import UserError
 from whisper_router.files import read_json, write_json
-from whisper_router.router import Router, RouterMismatchError
+from whisper_router.router import Router, RouterMismatchError, write_files
 
 KINDS = ("encoder", "confidence", "strong_encoder")
 ALWAYS_STRONG, NEVER_STRONG = 0.0, 1.1
@@ -423,3 +423,91 @@ def test_many_windows_are_held_few_at_a_time(package_router, tmp_path, waves, sp
     assert made[3].segments == ()
     assert made[4].segments[-1].end_s == long.size / SAMPLE_RATE
     assert [row.text for row in made[:3] + made[5:]] == [row.text for row in expected]
+
+
+@pytest.mark.parametrize("threshold", [NEVER_STRONG, None, ALWAYS_STRONG])
+@pytest.mark.parametrize(("seconds", "reason"), [(0.05, "duration"), (5.0, "level")])
+def test_silence_has_no_words_no_score_and_costs_nothing(
+    router, waves, wav, calls, threshold, seconds, reason
+):
+    silence = wav(np.zeros(round(seconds * SAMPLE_RATE), np.float32))
+    beside, quiet = router.transcribe([waves[0], silence], threshold)
+    (segment,) = quiet.segments
+    assert (quiet.text, quiet.arm, quiet.score, quiet.error) == ("", "weak", None, None)
+    assert (segment.no_speech, segment.no_speech_prob, segment.spent) == (reason, 1.0, ())
+    assert beside.text
+    assert beside.segments[0].no_speech is None
+    assert max(calls.encoded.values()) == 1
+    (decided,) = router.decide([silence], threshold)
+    assert (decided.arm, decided.score, decided.segments[0].no_speech) == ("weak", None, reason)
+    assert decided.segments[0].text is None
+
+
+def test_what_the_decoder_hears_no_speech_in_is_the_weak_arms(
+    package_router, plain, tmp_path, waves, calls, kind
+):
+    """Whisper's rule, after one decoding; before the decision it is known to a cascade alone."""
+    deaf = plain.model_copy(update={"no_speech_threshold": 0.0, "logprob_threshold": -1e-6})
+    router = Router.load(package_router(tmp_path / "router", kind, weak=deaf, strong=deaf))
+    made = router.transcribe(waves, ALWAYS_STRONG if kind == "confidence" else NEVER_STRONG)
+    for row in made:
+        assert (row.text, row.arm, row.segments[0].no_speech) == ("", "weak", "decoder")
+        assert (row.score is None) == (kind == "confidence")
+        assert len([work for work in row.segments[0].spent if work.tokens]) == 1
+
+
+def test_two_sentences_keep_their_times_around_a_long_silence(router, speech, wav):
+    pause, sentence = np.zeros(40 * SAMPLE_RATE, np.float32), speech(4)
+    (made,) = router.transcribe([wav(np.concatenate([sentence, pause, sentence]))])
+    spoken = [(s.start_s, s.end_s) for s in made.segments if s.no_speech is None]
+    assert [round(start) for start, _ in spoken] == [0, 44]
+    assert made.duration_s == pytest.approx(48)
+    assert all(s.no_speech == "level" and s.text == "" and not s.spent for s in made.segments[1:-1])
+
+
+@pytest.mark.parametrize("file", ["router.json", "policies/half.json", "decider/decider.json"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000,
+        b"\xff\xfe{}",
+        b'{"a": NaN}',
+        b'{"a": 1e999}',
+        b"[]",
+        b"{}",
+        b" " * (5 * 2**20),
+        b"9" * 5000,
+    ],
+    ids=["deep", "not_utf_8", "nan", "infinite", "list", "keys", "large", "digits"],
+)
+def test_damaged_json_is_refused_by_name(copy, file, content):
+    (copy / file).write_bytes(content)
+    with pytest.raises(UserError, match=file.rpartition("/")[2]):
+        Router.load(copy)
+
+
+def test_hashes_are_compared_before_weights_are_parsed(copy, monkeypatch):
+    monkeypatch.setattr("whisper_router.decider.logistic.load", lambda content: pytest.fail("parsed"))
+    (copy / "decider" / "weights.safetensors").write_bytes(b"hostile")
+    with pytest.raises(RouterMismatchError, match="another decider"):
+        Router.load(copy)
+
+
+@pytest.mark.parametrize("file", ["router.json", "decider/curve.json", "decider/weights.safetensors"])
+def test_a_file_that_is_not_as_packaged_is_refused_by_name(copy, file):
+    write_files(copy)
+    assert Router.load(copy).policies
+    (copy / file).write_bytes((copy / file).read_bytes() + b" ")
+    with pytest.raises(RouterMismatchError, match=f"{file}: not as files.json has it"):
+        Router.load(copy)
+
+
+def test_embedded_weights_are_compared_before_they_are_parsed(copy, checkpoints, monkeypatch):
+    (copy / "weights").mkdir()
+    shutil.copy(checkpoints["english"], copy / "weights" / "weak.pt")
+    write_files(copy / "weights")
+    assert Router.load(copy).policies
+    monkeypatch.setattr("torch.load", lambda *_, **__: pytest.fail("parsed"))
+    (copy / "weights" / "weak.pt").write_bytes(b"hostile")
+    with pytest.raises(RouterMismatchError, match=r"weak\.pt"):
+        Router.load(copy)

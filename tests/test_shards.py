@@ -96,7 +96,7 @@ def test_a_shard_that_fails_is_tried_again(reference, work, rows, monkeypatch):
     compute, calls = shards.compute, []
 
     def flaky(arm, batches, *rest):
-        calls.append([row.id for batch in batches for row in batch])
+        calls.append([row.id for batch in batches for row in batch.rows])
         if len(calls) == 2:
             raise OSError("the disk was away")
         return compute(arm, batches, *rest)

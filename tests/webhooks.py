@@ -16,7 +16,7 @@ def listening() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
+            self.send_response(404 if self.path.startswith("/refuse") else 200)
             self.end_headers()
 
         def log_message(self, *_: object) -> None:

@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 
 from whisper_router import environment
-from whisper_router.cli_audit import audit
+from whisper_router.cli_audit import audit, sign
 from whisper_router.cli_common import Json, friendly
 from whisper_router.cli_drift import drift
-from whisper_router.cli_models import compare, models, promote, rollback
+from whisper_router.cli_models import compare, models, promote, rollback, show_uncommitted
 from whisper_router.errors import UserError
 from whisper_router.experiments.cli import experiments
 from whisper_router.policy.commands import calibrate, recalibrate
@@ -37,7 +37,10 @@ Assignments = Annotated[
     typer.Option("--set", "-S", help="key.path=value written into params.yaml first; may be repeated."),
 ]
 Files = Annotated[
-    list[Path], typer.Argument(help="Audio files: wav, flac, mp3, ogg, m4a, webm.", show_default=False)
+    list[Path],
+    typer.Argument(
+        help="Audio files: wav, flac, mp3, ogg, opus, m4a, mp4, aac, webm, mkv, aiff.", show_default=False
+    ),
 ]
 RouterOption = Annotated[
     str, typer.Option("--router", help="A packaged folder, or models:/whisper-router@champion.")
@@ -153,11 +156,12 @@ def _each(
                 print(f"{path}: error: {row.error}", file=sys.stderr)
             else:
                 text = f"  {getattr(row, 'text', '')}" if transcribe else ""
-                by = (
-                    row.policy
-                    if row.score is None
-                    else f"score {row.score:.3f}, threshold {row.threshold:.3f}"
-                )
+                if all(segment.no_speech for segment in row.segments):
+                    by = "no speech"
+                elif row.score is None:
+                    by = str(row.policy)
+                else:
+                    by = f"score {row.score:.3f}, threshold {row.threshold:.3f}"
                 print(f"{path}: {row.model} ({row.arm}; {by}){text}")
     if failed:
         raise SystemExit(1)
@@ -198,13 +202,18 @@ def register(
     embed_weights: Annotated[
         bool, typer.Option("--embed-weights", help="Put the Whisper checkpoints into the model.")
     ] = False,
+    commit: Annotated[
+        bool,
+        typer.Option("--commit", help="Commit dvc.lock and params.yaml first, and nothing else."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Record the last run in MLflow and register its router; the same dvc.lock registers nothing twice."""
     from whisper_router.promotion import CHAMPION, MODEL
     from whisper_router.registry import register as register_model
 
-    made = register_model(champion or None, embed_weights)
+    made = register_model(champion or None, embed_weights, commit)
+    show_uncommitted(made.uncommitted)
     if as_json:
         print(json.dumps(asdict(made)))
         return
@@ -276,7 +285,19 @@ def replicate(
     print(f"{DOCUMENT.absolute()}, .json and the charts beside it")
 
 
-ELSEWHERE = (serve, calibrate, recalibrate, models, promote, rollback, compare, audit, drift, experiments)
+ELSEWHERE = (
+    serve,
+    calibrate,
+    recalibrate,
+    models,
+    promote,
+    rollback,
+    compare,
+    audit,
+    sign,
+    drift,
+    experiments,
+)
 for command in ELSEWHERE:
     app.command()(friendly(command))
 

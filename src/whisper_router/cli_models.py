@@ -1,6 +1,8 @@
 """Commands on registered versions."""
 
 import json
+import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +24,21 @@ def _number(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def show_uncommitted(paths: Sequence[str]) -> None:
+    """Say on standard error what no commit holds, and what to do."""
+    if not paths:
+        return
+    lines = [
+        f"not committed: {', '.join(paths)}; an audit of this version says UNCOMMITTED until a commit has"
+    ]
+    lines[0] += " it."
+    others = [path for path in paths if path not in ("dvc.lock", "params.yaml")]
+    if others:
+        lines.append(f"  First: git add {' '.join(others)} && git commit")
+    lines.append("  whisper-router register --commit     commits dvc.lock and params.yaml, and nothing else")
+    print("\n".join(lines), file=sys.stderr)
 
 
 def models(as_json: Json = False) -> None:

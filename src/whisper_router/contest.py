@@ -24,7 +24,7 @@ from whisper_router.hashing import digest
 from whisper_router.labelling import utterances
 from whisper_router.promotion import MODEL
 from whisper_router.scoring import word_errors
-from whisper_router.serving.uri import use_registry
+from whisper_router.serving.uri import router_folder, use_registry
 from whisper_router.store import ContentStore
 from whisper_router.wav import wav_bytes
 
@@ -42,7 +42,7 @@ class Performance:
 
     errors: np.ndarray  # words
     seconds: np.ndarray  # wall, one utterance at a time
-    strong: np.ndarray  # bool: score >= threshold
+    strong: np.ndarray  # bool: score >= threshold; not where there is no speech, and so no score
     router: Path  # the packaged folder
 
 
@@ -101,7 +101,10 @@ class _Run:
         for each other take many times as long.
         """
         uri = f"models:/{MODEL}/{version}"
-        source = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+        try:
+            source = router_folder(uri).parents[1]
+        except UserError as error:
+            raise ContestError(str(error)) from error
         identity = digest([str(source), rows["sha256"].tolist()])[:16]
         work = ContentStore().root / "contests" / f"{version}-{identity}"
         _mend(work / RESULTS)
@@ -146,7 +149,7 @@ class _Run:
         return Performance(
             np.array([edit.errors for edit in edits]),
             np.array([row["seconds"] for row in made]),
-            np.array([row["score"] >= row["threshold"] for row in made]),
+            np.array([row["score"] is not None and row["score"] >= row["threshold"] for row in made]),
             self.source / "artifacts" / "router",
         )
 

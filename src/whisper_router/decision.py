@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import get_args
 
+from whisper_router.asr.speech import NoSpeech
 from whisper_router.features.options import ArmName
 
 FORCED: tuple[ArmName, ...] = get_args(ArmName)  # routes that need no score
@@ -33,7 +34,7 @@ class Segment:
 
     start_s: float
     end_s: float
-    score: float | None  # None: the arm was asked for by name
+    score: float | None  # None: the arm was asked for by name, or there is no speech
     arm: ArmName
     model: str
     text: str | None = None
@@ -41,12 +42,16 @@ class Segment:
     compression_ratio: float | None = None
     no_speech_prob: float | None = None
     temperature: float | None = None
+    no_speech: NoSpeech | None = None  # what says that there is none: it goes to weak, and the text is empty
     spent: tuple[Spent, ...] = ()
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Which arm an utterance needs. Over several windows: the highest score, and strong if any window is."""
+    """Which arm an utterance needs. Over several windows: the highest score, and strong if any window is.
+
+    Windows without speech have no score and go to the weak arm.
+    """
 
     score: float | None
     threshold: float | None

@@ -5,9 +5,8 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from ruamel.yaml import YAML
 
-from whisper_router.files import write_text
+from whisper_router.params import load_yaml
 from whisper_router.paths import LABELS, MANIFEST
 from whisper_router.promotion import CHAMPION, MODEL
 from whisper_router.registry import LOCK, register
@@ -31,19 +30,20 @@ def lock_difference(committed: str, made: str) -> str | None:
     """Why two locks differ, in a sentence; None where they are equal."""
     if committed == made:
         return None
-    yaml = YAML(typ="safe")
-    before, after = (yaml.load(text)["stages"] for text in (committed, made))
+    before, after = (load_yaml(text, "dvc.lock")["stages"] for text in (committed, made))
     code = [name for name in after if _own(before.get(name)) != _own(after[name])]
     if code:
         stages = ", ".join(code)
         return (
-            f"dvc.lock as committed is of other code or params ({stages}); `whisper-router run` writes anew."
+            f"dvc.lock as committed is of other code or params ({stages}); it was "
+            "written anew: `whisper-router register --commit` commits it."
         )
     changed = [name for name in after if before[name].get("outs") != after[name].get("outs")]
     return (
         "This processor computes other last bits than the one that wrote the committed dvc.lock: outputs of "
-        f"{', '.join(changed)} differ. The figures are this machine's. dvc.lock was put back as committed; "
-        "the registered run keeps the one of this machine."
+        f"{', '.join(changed)} differ. The figures and dvc.lock are this machine's, "
+        "so that the next run repeats nothing. `whisper-router register --commit` commits it and registers "
+        "with that commit; `git checkout dvc.lock` puts the committed one back, and the next run starts anew."
     )
 
 
@@ -58,20 +58,16 @@ def _own(stage: Any) -> Any:
 def run_demo(console: Console) -> None:
     """Run everything from audio to a routed transcript, and say where it all is."""
     committed = _committed_lock()
-    try:
-        run()
-        difference = lock_difference(committed, LOCK.read_text()) if committed else None
-        with console.status("registering the router in MLflow"):
-            registered = register()
-        labels = pd.read_parquet(LABELS)
-        clip = labels.loc[labels["split"] == "test", "id"].iloc[0]
-        row = pd.read_parquet(MANIFEST).set_index("id").loc[clip]
-        uri = f"models:/{MODEL}@{CHAMPION}"
-        with console.status(f"transcribing one clip through {uri}"):
-            (made,) = Router.load(uri).transcribe([row["audio"]])
-    finally:
-        if committed is not None:
-            write_text(LOCK, committed)
+    run()
+    difference = lock_difference(committed, LOCK.read_text()) if committed else None
+    with console.status("registering the router in MLflow"):
+        registered = register()
+    labels = pd.read_parquet(LABELS)
+    clip = labels.loc[labels["split"] == "test", "id"].iloc[0]
+    row = pd.read_parquet(MANIFEST).set_index("id").loc[clip]
+    uri = f"models:/{MODEL}@{CHAMPION}"
+    with console.status(f"transcribing one clip through {uri}"):
+        (made,) = Router.load(uri).transcribe([row["audio"]])
     show_summary(console)
     state = "registered" if registered.new else "registered before"
     if not registered.champion:

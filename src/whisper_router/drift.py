@@ -136,16 +136,20 @@ def make_baseline(policy: str, table: pd.DataFrame) -> Baseline:
     ----------
     table : DataFrame
         A row an utterance: speaker, strong (bool), words, errors (of the routed text), words_strong,
-        differences, and the columns of ``DISTRIBUTIONS``.
+        differences, and the columns of ``DISTRIBUTIONS`` (NaN where there is no speech).
     """
     speakers = table["speaker"].to_numpy()
     effects = {
-        name: design_effect(table[name].to_numpy(float), speakers) for name in (*DISTRIBUTIONS, "strong")
+        name: design_effect(known[name].to_numpy(float), known["speaker"].to_numpy())
+        for name in (*DISTRIBUTIONS, "strong")
+        for known in [table.dropna(subset=name)]
     }
     effects["differences"] = differing(
         table["words_strong"].to_numpy(), table["differences"].to_numpy(), speakers
     )
-    values = {name: sorted(round(float(value), 4) for value in table[name]) for name in DISTRIBUTIONS}
+    values = {
+        name: sorted(round(float(value), 4) for value in table[name].dropna()) for name in DISTRIBUTIONS
+    }
     sums = table.groupby("speaker")[list(COUNTS)].sum()
     return Baseline(
         policy=policy,

@@ -81,17 +81,25 @@ def build_pair(
         ]
         costs[arm] = {
             "macs": np.array([arm_macs(dims[arm], pairs) for pairs in attempts], dtype=np.float64),
-            "macs_paper": np.array([paper_macs(dims[arm], int(n)) for n in part["tokens"]], dtype=np.float64),
+            "macs_paper": np.array(
+                [
+                    paper_macs(dims[arm], int(n)) if pairs else 0
+                    for n, pairs in zip(part["tokens"], attempts, strict=True)
+                ],
+                dtype=np.float64,
+            ),
         }
         if arm in measured:
             costs[arm] |= _columns([measured[arm].utterance(pairs) for pairs in attempts])
     encoders: dict[str, dict[str, Array]] = {}
     blocks: dict[int, dict[str, Array]] = {}
     for arm, part in rows.items():
-        first = [int(contexts[0]) for contexts in part["attempt_contexts"]]
+        first = [int(contexts[0]) if len(contexts) else 0 for contexts in part["attempt_contexts"]]
         encoders[arm] = _encoder_costs(dims[arm], first)
         if arm in measured:
-            encoders[arm] |= _columns([measured[arm].encoder(frames) for frames in first])
+            encoders[arm] |= _columns(
+                [measured[arm].encoder(frames) if frames else measured[arm].utterance([]) for frames in first]
+            )
         if arm == "strong":
             blocks = {
                 count: _encoder_costs(first_blocks(dims[arm], count), first)
@@ -119,11 +127,11 @@ def first_blocks(dims: Dims, blocks: int) -> Dims:
 
 
 def _encoder_costs(dims: Dims, contexts: Sequence[int]) -> dict[str, Array]:
-    """Products of an encoder at the context of each utterance."""
+    """Products of an encoder at the context of each utterance; none at context 0, which is not decoded."""
     by_context = {frames: encoder_macs(dims, frames) for frames in set(contexts)}
     return {
         "macs": np.array([by_context[frames] for frames in contexts], dtype=np.float64),
-        "macs_paper": np.full(len(contexts), paper_encoder_macs(dims), dtype=np.float64),
+        "macs_paper": np.where(np.array(contexts) > 0, float(paper_encoder_macs(dims)), 0.0),
     }
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from whisper_router.contest import Performance
 from whisper_router.evaluation import MIN_SPEAKERS, risks, with_intervals
-from whisper_router.files import read_json
+from whisper_router.files import read_json, write_json, write_parquet
 from whisper_router.policy.calibrate import Policy
 from whisper_router.retrain_options import GateOptions
 
@@ -149,3 +149,79 @@ def judge(contest: Contest, options: GateOptions) -> Iterator[Verdict]:
     yield slices(contest, options)
     yield guarantee(contest, default_policy(contest.challenger.router), options)
     yield latency(contest, options)
+
+
+CONTEST, EVIDENCE = "contest.parquet", "gate.json"  # files of the evidence
+SIDES = ("champion", "challenger")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a verdict was made of: it is kept with the version, so that anybody can judge again."""
+
+    options: GateOptions
+    size_bytes: int  # of the packaged router
+    champion: str | None  # the version that served
+    contest: Contest | None  # None: nothing served yet, or the contest could not be held
+    trouble: str = ""  # why it could not be held
+
+    def judge(self) -> list[Verdict]:
+        """Every rule's verdict."""
+        verdicts = [size(self.size_bytes, self.options)]
+        if self.contest is not None:
+            return [*verdicts, *judge(self.contest, self.options)]
+        if self.champion is None:
+            return [*verdicts, Verdict("improvement", True, "nothing serves yet")]
+        detail = f"{self.trouble}; `whisper-router promote` decides by hand"
+        return [*verdicts, Verdict("improvement", False, detail)]
+
+    def write(self, folder: Path) -> None:
+        """Write it: a table with a row an utterance, and the rest as JSON."""
+        said = {name: getattr(self, name) for name in ("size_bytes", "champion", "trouble")}
+        write_json(folder / EVIDENCE, said | {"options": self.options.model_dump(mode="json")})
+        if (contest := self.contest) is None:
+            return
+        columns = {
+            "speaker": contest.speakers,
+            "words": contest.words,
+            "errors_weak": contest.weak_errors,
+            "errors_strong": contest.strong_errors,
+        }
+        for name in SIDES:
+            side: Performance = getattr(contest, name)
+            columns |= {f"{name}_{part}": getattr(side, part) for part in ("errors", "seconds", "strong")}
+        if contest.macs is not None:
+            columns |= {f"{name}_macs": spent for name, spent in zip(SIDES, contest.macs, strict=True)}
+        columns |= {f"slice_{name}": contest.slices[name].to_numpy() for name in contest.slices}
+        write_parquet(folder / CONTEST, pd.DataFrame(columns))
+
+    @classmethod
+    def read(cls, folder: Path, router: Path) -> "Evidence":
+        """Read what :meth:`write` wrote; the challenger's router lies elsewhere."""
+        said = read_json(folder / EVIDENCE)
+        options = GateOptions.model_validate(said.pop("options"))
+        if not (folder / CONTEST).is_file():
+            return cls(options, contest=None, **said)
+        table = pd.read_parquet(folder / CONTEST)
+        champion, challenger = (
+            Performance(
+                table[f"{name}_errors"].to_numpy(),
+                table[f"{name}_seconds"].to_numpy(),
+                table[f"{name}_strong"].to_numpy(),
+                router,
+            )
+            for name in SIDES
+        )
+        spent = [table[f"{name}_macs"].to_numpy() for name in SIDES if f"{name}_macs" in table]
+        cut = {name.removeprefix("slice_"): table[name] for name in table if name.startswith("slice_")}
+        contest = Contest(
+            champion,
+            challenger,
+            table["speaker"].to_numpy(),
+            table["words"].to_numpy(),
+            table["errors_weak"].to_numpy(),
+            table["errors_strong"].to_numpy(),
+            (spent[0], spent[1]) if spent else None,
+            pd.DataFrame(cut),
+        )
+        return cls(options, contest=contest, **said)

@@ -1,9 +1,8 @@
 """Both arms over the manifest: the content store is filled, then read into transcripts and labels."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,17 @@ from tqdm import tqdm
 from whisper_router.asr.arm import Arm, arm_key, plan_batches
 from whisper_router.asr.decoding import Attempt, Hypothesis
 from whisper_router.asr.options import DecodeOptions
-from whisper_router.audio import SAMPLE_RATE, Audio, AudioError, audio_sha256, cut, load_audio
+from whisper_router.audio import SAMPLE_RATE, Audio, AudioError, audio_sha256, cut
 from whisper_router.cost import Dims
+from whisper_router.decode import load_audio
+from whisper_router.environment import cores
 from whisper_router.errors import UserError
 from whisper_router.features.extractors import extractor_key, feature_frames, pool_states
 from whisper_router.features.options import EncoderExtractor
 from whisper_router.scoring import word_errors
 from whisper_router.store import ContentStore
 
-WORKERS = len(os.sched_getaffinity(0))  # batches at once, each on one torch thread
+WORKERS = cores()  # batches at once, each on one torch thread
 
 ROUNDS = 3  # a damaged entry of the content store is found when it is read, and made in the next round
 
@@ -44,6 +45,7 @@ TRANSCRIPT_COLUMNS = (
     "token_margin",
     "attempt_contexts",
     "attempt_tokens",
+    "no_speech",
     "error",
 )
 
@@ -124,15 +126,39 @@ class Work:
         """The extractors whose encoding is still to be made."""
         return [e for e in self.extractors if not self.encoding_path(store, utterance.sha256, e).is_file()]
 
-    def done(self, store: ContentStore, utterance: Utterance) -> bool:
-        """Whether nothing is left to compute for an utterance."""
-        return not self.decodes(store, utterance) and not self.encodes(store, utterance)
+    def lacks(self, store: ContentStore, utterance: Utterance) -> bool:
+        """Whether anything is left to compute for an utterance."""
+        return self.decodes(store, utterance) or bool(self.encodes(store, utterance))
+
+    def parts(self) -> list["Work"]:
+        """This work, one value of an utterance at a time."""
+        alone = [replace(self, extractors=())] if self.decode else []
+        return [*alone, *(replace(self, decode=False, extractors=(e,)) for e in self.extractors)]
+
+    def batch_of(self, store: ContentStore, audio_sha256: str) -> tuple[str, ...]:
+        """The audio hashes of the batch in which a part's value was computed; empty where none is known."""
+        if self.decode:
+            return store.hypothesis_batch(self.hypothesis_path(store, audio_sha256))
+        (extractor,) = self.extractors
+        return store.encoding_batch(self.encoding_path(store, audio_sha256, extractor))
 
     def batches(self, rows: Sequence[Utterance], batch_size: int) -> list[list[Utterance]]:
         """Utterances in batches of one context."""
         samples = [round(row.duration_s * SAMPLE_RATE) for row in rows]
         contexts = [self.options.context(count) for count in samples]
         return [[rows[i] for i in batch] for batch in plan_batches(contexts, samples, batch_size)]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Utterances that are computed together, and what of them is to be stored where the store lacks it.
+
+    The last bits of a value depend on the batch, so every entry of the store names the batch it was made in.
+    """
+
+    rows: tuple[Utterance, ...]
+    decode: bool
+    extractors: tuple[EncoderExtractor, ...]
 
 
 def feature_counts(
@@ -150,19 +176,53 @@ def encoding_bytes(
     return 2 * sum(feature_counts(rows, options, extractor)) * (dims.audio_layers + 1) * dims.width
 
 
-def plan_work(
-    rows: Sequence[Utterance], work: Work, store: ContentStore, batch_size: int
-) -> list[list[Utterance]]:
-    """Batches of what the store lacks; the plan is that of the whole corpus, whatever is done already."""
-    missing = (
-        [row for row in batch if not work.done(store, row)] for batch in work.batches(rows, batch_size)
-    )
-    return [batch for batch in missing if batch]
+def plan_work(rows: Sequence[Utterance], work: Work, store: ContentStore, batch_size: int) -> list[Batch]:
+    """Batches of what the store lacks.
+
+    What was lost is computed in the batch in which it was made, which its batch-mates name, so that it gets
+    the same bytes. What was never made is batched by the plan of the whole corpus, whatever is done already:
+    where nothing of a batch is left, the plan of the same corpus is the same again.
+    """
+    planned = work.batches(rows, batch_size)
+    found: dict[tuple[Utterance, ...], list[Work]] = {}
+    for part in work.parts():
+        recorded = _recorded_batches(rows, part, store)
+        for batch in planned:
+            lacking = [row for row in batch if part.lacks(store, row)]
+            new = tuple(row for row in lacking if row.sha256 not in recorded)
+            old = (recorded[row.sha256] for row in lacking if row.sha256 in recorded)
+            for members in dict.fromkeys([*old, *([new] if new else [])]):
+                parts = found.setdefault(members, [])
+                if part not in parts:
+                    parts.append(part)
+    return [
+        Batch(
+            members, any(part.decode for part in parts), tuple(e for part in parts for e in part.extractors)
+        )
+        for members, parts in found.items()
+    ]
+
+
+def _recorded_batches(
+    rows: Sequence[Utterance], part: Work, store: ContentStore
+) -> dict[str, tuple[Utterance, ...]]:
+    """The batch in which each lost value was made, by audio hash; only batches that are still whole."""
+    lost = {row.sha256 for row in rows if part.lacks(store, row)}
+    known = {row.sha256: row for row in rows}
+    if not lost or len(lost) == len(known):
+        return {}
+    batches = {part.batch_of(store, sha256) for sha256 in known if sha256 not in lost}
+    return {
+        sha256: tuple(known[member] for member in members)
+        for members in sorted(batches)
+        if all(member in known for member in members)
+        for sha256 in members
+    }
 
 
 def compute(
     arm: Arm,
-    batches: Sequence[Sequence[Utterance]],
+    batches: Sequence[Batch],
     work: Work,
     store: ContentStore,
     title: str,
@@ -179,7 +239,7 @@ def compute(
     errors: dict[str, str] = {}
     with (
         ThreadPoolExecutor(threads) as pool,
-        tqdm(total=sum(map(len, batches)), desc=title, unit="utt", disable=quiet) as bar,
+        tqdm(total=sum(len(batch.rows) for batch in batches), desc=title, unit="utt", disable=quiet) as bar,
     ):
         pending = [pool.submit(_compute_batch, arm, batch, work, store) for batch in batches]
         try:
@@ -192,25 +252,32 @@ def compute(
     return errors
 
 
-def _compute_batch(
-    arm: Arm, batch: Sequence[Utterance], work: Work, store: ContentStore
-) -> tuple[int, dict[str, str]]:
-    loaded = [(row, row.load(store)) for row in batch if not work.done(store, row)]
-    errors = {row.id: audio for row, audio in loaded if isinstance(audio, str)}
+def _compute_batch(arm: Arm, batch: Batch, work: Work, store: ContentStore) -> tuple[int, dict[str, str]]:
+    """Compute a whole batch again where the store lacks anything of it, and store what lacks.
+
+    Rows without speech are encoded with the others, so that the batch is the same whatever of it is lacking.
+    """
+    part = replace(work, decode=batch.decode, extractors=batch.extractors)
+    lacking = {row.id for row in batch.rows if part.lacks(store, row)}
+    if not lacking:
+        return len(batch.rows), {}
+    loaded = [(row, row.load(store)) for row in batch.rows]
+    errors = {row.id: audio for row, audio in loaded if isinstance(audio, str) and row.id in lacking}
     good = [(row, audio) for row, audio in loaded if not isinstance(audio, str)]
-    if good:
+    if any(row.id in lacking for row, _ in good):
         audios = [audio for _, audio in good]
+        members = tuple(row.sha256 for row, _ in good)
         encoding = arm.encode_audio(audios)
         for i, (row, audio) in enumerate(good):
-            for extractor in work.encodes(store, row):
+            for extractor in part.encodes(store, row):
                 states = pool_states(encoding.states, i, audio.size, extractor)
-                store.write_encoding(work.encoding_path(store, row.sha256, extractor), states)
-        todo = [i for i, (row, _) in enumerate(good) if work.decodes(store, row)]
-        if todo:
-            hypotheses = arm.decode(encoding.rows(todo), [audios[i] for i in todo])
-            for i, hypothesis in zip(todo, hypotheses, strict=True):
-                store.write_hypothesis(work.hypothesis_path(store, good[i][0].sha256), hypothesis)
-    return len(batch), errors
+                store.write_encoding(part.encoding_path(store, row.sha256, extractor), states, members)
+        if any(part.decodes(store, row) for row, _ in good):
+            for (row, _), hypothesis in zip(good, arm.transcribe(encoding, audios), strict=True):
+                if part.decodes(store, row):
+                    path = part.hypothesis_path(store, row.sha256)
+                    store.write_hypothesis(path, hypothesis, members)
+    return len(batch.rows), errors
 
 
 def announce_encodings(
@@ -252,7 +319,7 @@ def transcribe_all(
     rows: Sequence[Utterance],
     batch_size: int,
     title: str,
-    run: Callable[[Sequence[Sequence[Utterance]]], dict[str, str]],
+    run: Callable[[Sequence[Batch]], dict[str, str]],
 ) -> tuple[list[Hypothesis | None], dict[str, str]]:
     """Every utterance's hypothesis; what the content store lacks, or holds damaged, is computed.
 
@@ -271,7 +338,7 @@ def transcribe_all(
     found: list[Hypothesis | None] = []
     for _ in range(ROUNDS):
         batches = plan_work(rows, work, store, batch_size)
-        missing = sum(map(len, batches))
+        missing = sum(work.lacks(store, row) for row in rows)
         print(f"{title}: {missing} utterances to do, {len(rows) - missing} in the content store")
         errors |= run(batches)
         found = [store.read_hypothesis(work.hypothesis_path(store, row.sha256)) for row in rows]
@@ -317,12 +384,13 @@ def transcripts_table(
                     "token_margin": list(hypothesis.token_margin),
                     "attempt_contexts": [attempt.context for attempt in hypothesis.attempts],
                     "attempt_tokens": [attempt.tokens for attempt in hypothesis.attempts],
+                    "no_speech": hypothesis.no_speech,
                     "error": None,
                 }
             )
     table = pd.DataFrame(rows, columns=list(TRANSCRIPT_COLUMNS))
     counts_columns = ["substitutions", "deletions", "insertions", "reference_words", "tokens"]
-    return table.astype({**dict.fromkeys(counts_columns, "Int64"), "error": "string"})
+    return table.astype({**dict.fromkeys(counts_columns, "Int64"), "no_speech": "string", "error": "string"})
 
 
 def hypothesis_of(row: Any) -> Hypothesis:
@@ -337,6 +405,7 @@ def hypothesis_of(row: Any) -> Hypothesis:
         token_entropy=tuple(row.token_entropy),
         token_margin=tuple(row.token_margin),
         attempts=tuple(Attempt(*pair) for pair in zip(row.attempt_contexts, row.attempt_tokens, strict=True)),
+        no_speech=None if pd.isna(row.no_speech) else row.no_speech,
     )
 
 

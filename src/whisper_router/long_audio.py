@@ -21,8 +21,7 @@ from whisper_router.router import Router
 from whisper_router.scoring import word_errors
 from whisper_router.store import ContentStore
 
-# Thresholds: over all scores no window goes to strong, below all every one does; None is the policy's.
-CHOICES = {"weak": 2.0, "strong": -1.0, "routed": None}
+CHOICES = {"weak": "weak", "strong": "strong", "routed": None}  # policies; None is the router's own
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,12 @@ def _hear(
     """What each choice makes of a recording; from the content store where it is there."""
     heard: dict[str, Heard] = {}
     data: bytes | None = None
-    for choice, threshold in CHOICES.items():
+    for choice, policy in CHOICES.items():
         path = store.value_path("routed", _key(router, choice, row.sha256))
         value = store.read_value(path)
         if value is None:
             data = data or encode(row.load_or_raise(store))
-            (made,) = router.transcribe([data], threshold)
+            (made,) = router.transcribe([data], policy=policy)
             if made.error is not None:
                 raise UserError(made.error)
             value = vars(_heard(made))

@@ -1,12 +1,13 @@
 """The machine that a measurement was made on."""
 
-import os
 import platform
 import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
+
+from whisper_router.environment import cores
 
 LIBRARIES = ("torch", "openai-whisper", "ctranslate2", "faster-whisper", "numpy", "codecarbon")
 
@@ -19,11 +20,6 @@ def cpu_model() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine_name() -> str:

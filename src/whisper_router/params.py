@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from whisper_router.asr.options import DecodeOptions
@@ -24,12 +25,15 @@ from whisper_router.policy.options import MEASURED, PolicyOptions
 from whisper_router.retrain_options import GateOptions, RetrainOptions
 
 PARAMS = Path("params.yaml")
+YAML_BYTES = 2**20  # of a file; dvc.lock, the longest, has 70 kB
+YAML_SIZE = 2**18  # nodes and characters once every alias stands for what it names
+YAML_DEPTH = 64  # lists and tables in one another; params.yaml has 8
 POOLED = ("logistic", "gbt")  # deciders that read a vector of any extractor
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]  # names a file
 
 
 class ParamsError(UserError):
-    """params.yaml does not say what it must."""
+    """A YAML file, params.yaml above all, does not say what it must."""
 
 
 class _Strict(BaseModel):
@@ -195,16 +199,91 @@ def _validated(values: Any, path: Path) -> Params:
             where = ".".join(str(part) for part in problem["loc"]) or "(top level)"
             given = "" if problem["type"] in ("missing", "value_error") else f" (value: {problem['input']!r})"
             lines.append(f"  {where}: {problem['msg'].removeprefix('Value error, ')}{given}")
-        raise ParamsError(f"{path} is refused:\n" + "\n".join(lines)) from error
+        raise ParamsError(f"{path} is refused:\n" + "\n".join(lines)) from None  # its text shows values
 
 
-def _read_yaml(path: Path, yaml: YAML) -> Any:
-    if not path.is_file():
-        raise ParamsError(f"{path.absolute()}: no such file; run from the project's folder")
+def _yaml_text(source: Path | str | bytes, what: str) -> str:
+    """The text of a file, or the text itself, of at most ``YAML_BYTES``."""
+    if isinstance(source, Path):
+        if not source.is_file():
+            raise ParamsError(f"{source.absolute()}: no such file; run from the project's folder")
+        try:
+            with source.open("rb") as file:
+                data = file.read(YAML_BYTES + 1)
+        except OSError as error:
+            raise ParamsError(f"{what}: not readable ({error.strerror})") from error
+    else:
+        data = source.encode(errors="surrogatepass") if isinstance(source, str) else source
+    if len(data) > YAML_BYTES:
+        raise ParamsError(
+            f"{what}: over {YAML_BYTES / 2**20:g} MiB, which no such file needs; name the right file, or "
+            "move what is long into a table"
+        )
     try:
-        return yaml.load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path} is not YAML: {error}") from error
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{what} is not YAML: {error}; save it as UTF-8") from error
+
+
+def _check_events(events: Iterator[Any], what: str) -> None:
+    """Refuse what would be deep or large once constructed, in the time that reading its text takes."""
+    size = 0
+    anchored: dict[str, int] = {}  # what an alias of it adds to the size
+    open_: list[tuple[str | None, int]] = []  # anchor, and the size before it
+    for event in events:
+        if isinstance(event, AliasEvent):
+            if event.anchor not in anchored:
+                raise ParamsError(
+                    f"{what}: the alias *{event.anchor}, line {event.start_mark.line + 1}, stands for no "
+                    "value that ends before it; write the value out"
+                )
+            size += anchored[event.anchor]
+        elif isinstance(event, ScalarEvent):
+            size += 1 + len(event.value)
+            if event.anchor:
+                anchored[event.anchor] = 1 + len(event.value)
+        elif isinstance(event, CollectionStartEvent):
+            open_.append((event.anchor, size))
+            size += 1
+            if len(open_) > YAML_DEPTH:
+                raise ParamsError(
+                    f"{what}: more than {YAML_DEPTH} lists and tables in one another, line "
+                    f"{event.start_mark.line + 1}; write it flatter"
+                )
+        elif isinstance(event, CollectionEndEvent):
+            anchor, before = open_.pop()
+            if anchor:
+                anchored[anchor] = size - before
+        if size > YAML_SIZE:
+            raise ParamsError(
+                f"{what}: over {YAML_SIZE} values and characters once its aliases are written out; "
+                "leave out what refers to itself many times"
+            )
+
+
+def load_yaml(source: Path | str | bytes, what: str, reader: YAML | None = None) -> Any:
+    """Read YAML whose length, depth and expansion by aliases are bounded before anything is made of it.
+
+    Parameters
+    ----------
+    source : Path, str or bytes
+        A file, or the text itself.
+    what : str
+        How messages call it: the file, or the option.
+    reader : YAML, optional
+        What constructs the values; plain ones by default.
+
+    Raises
+    ------
+    ParamsError
+        No such file, not YAML, or beyond ``YAML_BYTES``, ``YAML_DEPTH`` or ``YAML_SIZE``.
+    """
+    text = _yaml_text(source, what)
+    try:
+        _check_events(YAML(typ="safe").parse(text), what)
+        return (reader or YAML(typ="safe")).load(text)
+    except (YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise ParamsError(f"{what} is not YAML: {error}") from error  # or a value unfit for its tag
 
 
 def load_params(path: Path = PARAMS) -> Params:
@@ -215,7 +294,7 @@ def load_params(path: Path = PARAMS) -> Params:
     ParamsError
         No such file, not YAML, an unknown key, a value out of range, a name that nothing defines.
     """
-    return _validated(_read_yaml(path, YAML(typ="safe")), path)
+    return _validated(load_yaml(path, str(path)), path)
 
 
 def presets() -> list[str]:
@@ -235,7 +314,7 @@ def read_preset(name: str) -> dict[str, Any]:
     if name not in presets():
         raise ParamsError(f"preset {name!r} is none of {', '.join(presets())}")
     text = files("whisper_router").joinpath("presets", f"{name}.yaml").read_text()
-    preset: dict[str, Any] = YAML(typ="safe").load(text)
+    preset: dict[str, Any] = load_yaml(text, f"preset {name}")
     return preset
 
 
@@ -269,10 +348,7 @@ def _assign(document: Any, assignment: str) -> None:
         node = node.setdefault(parent, {})
     if not isinstance(node, dict):
         raise ParamsError(f"--set {assignment}: {key!r} lies below a value, not a table")
-    try:
-        node[last] = _quoted(YAML(typ="safe").load(text))
-    except YAMLError as error:
-        raise ParamsError(f"--set {assignment}: {text!r} is not YAML: {error}") from error
+    node[last] = _quoted(load_yaml(text, f"--set {assignment[:200]}"))
 
 
 def edit_params(preset: str | None = None, assignments: Sequence[str] = (), path: Path = PARAMS) -> None:
@@ -283,14 +359,14 @@ def edit_params(preset: str | None = None, assignments: Sequence[str] = (), path
     ParamsError
         No such preset, an assignment without ``=``, or a result that is not valid; the file stays as it was.
     """
-    yaml = YAML()
-    yaml.representer.add_representer(
+    document_yaml = YAML()
+    document_yaml.representer.add_representer(
         type(None), lambda made, _: made.represent_scalar("tag:yaml.org,2002:null", "null")
     )
-    yaml.width = 4096  # no line that nobody set is broken
-    yaml.preserve_quotes = True
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    document = _read_yaml(path, yaml)
+    document_yaml.width = 4096  # no line that nobody set is broken
+    document_yaml.preserve_quotes = True
+    document_yaml.indent(mapping=2, sequence=4, offset=2)
+    document = load_yaml(path, str(path), document_yaml)
     if not isinstance(document, dict):
         raise ParamsError(f"{path}: holds {document!r}, not a table of keys")
     if preset is not None:
@@ -298,6 +374,6 @@ def edit_params(preset: str | None = None, assignments: Sequence[str] = (), path
     for assignment in assignments:
         _assign(document, assignment)
     buffer = io.StringIO()
-    yaml.dump(document, buffer)
-    _validated(YAML(typ="safe").load(buffer.getvalue()), path)
+    document_yaml.dump(document, buffer)
+    _validated(load_yaml(buffer.getvalue(), str(path)), path)
     write_text(path, buffer.getvalue())

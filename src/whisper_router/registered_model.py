@@ -17,6 +17,7 @@ def main(uri: str, folder: str, results: str) -> None:
     import mlflow
     import pandas as pd
 
+    sys.dont_write_bytecode = True  # a .pyc in the model's folder is code that nobody registered
     path = Path(results)
     lines = path.read_text().splitlines() if path.is_file() else []
     done = {json.loads(line)["file"] for line in lines}

@@ -12,7 +12,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Experiment, Metric, Param, RunTag
 from mlflow.entities.model_registry import ModelVersion
 
 from whisper_router import git
@@ -21,18 +21,33 @@ from whisper_router.asr.reference import arm_references
 from whisper_router.contest import SPEAKERS, seen_speakers
 from whisper_router.errors import UserError
 from whisper_router.files import read_json
+from whisper_router.gate import Evidence
 from whisper_router.hashing import file_sha256
-from whisper_router.params import load_params
+from whisper_router.params import PARAMS, load_params
 from whisper_router.paths import ARMS, DECIDER, LABELS, METRICS, PLOTS, REPORT, ROUTER
 from whisper_router.promotion import MODEL, champion, move_champion, registry
 from whisper_router.report.words import DEMO_NOTE, is_demo
-from whisper_router.router import HF, WEIGHTS
+from whisper_router.router import HF, WEIGHTS, write_files
+from whisper_router.seal import (
+    ARTIFACTS_TAG,
+    GATE,
+    GATE_TAG,
+    MODEL_TAG,
+    RECORDED,
+    artifacts_seal,
+    file_hashes,
+    gate_seal,
+    model_seal,
+)
 from whisper_router.serving.signature import example, signature
+from whisper_router.serving.uri import local_path
 
 EXPERIMENT = "whisper-router"
 LOCK = Path("dvc.lock")
+VERSIONED = (str(LOCK), str(PARAMS), "dvc.yaml", "requirements.lock", "src/whisper_router")
 SERVING = ("openai-whisper", "torch", "av", "jiwer", "numpy", "pandas", "pydantic", "safetensors",
-           "scikit-learn", "lightgbm", "scipy", "soundfile", "tqdm", "mlflow")  # fmt: skip
+           "scikit-learn", "lightgbm", "scipy", "silero-vad", "onnxruntime",
+           "soundfile", "tqdm", "mlflow")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,11 +58,13 @@ class Registered:
     run_id: str | None
     new: bool
     champion: bool
+    uncommitted: tuple[str, ...] = ()  # what no commit holds now of what it came from
 
 
-def _flat(values: Any, prefix: str = "") -> dict[str, str]:
+def flat(values: Any, prefix: str = "") -> dict[str, str]:
+    """Params as MLflow keeps them: dotted names, values as text."""
     if isinstance(values, dict):
-        parts = [_flat(value, f"{prefix}{key}.") for key, value in values.items()]
+        parts = [flat(value, f"{prefix}{key}.") for key, value in values.items()]
         return {key: value for part in parts for key, value in part.items()}
     return {prefix.rstrip("."): str(values)[:6000]}
 
@@ -81,6 +98,7 @@ def _router(embed: bool) -> Iterator[Path]:
         for part in (described, *described.get("parts", ())):
             if part["kind"] == "hf":
                 shutil.copytree(part["model"], folder / WEIGHTS / HF)
+        write_files(folder / WEIGHTS)
         yield folder
 
 
@@ -116,7 +134,69 @@ def known_version(client: MlflowClient, weights: str = "referenced") -> ModelVer
     return max(known, key=lambda entry: int(entry.version), default=None)
 
 
-def register(alias: bool | None = None, embed_weights: bool = False) -> Registered:
+def uncommitted() -> tuple[str, ...]:
+    """What a version comes from and HEAD does not hold as it is here; empty outside of git."""
+    if not git.text("rev-parse", "HEAD"):
+        return ()
+    return tuple(path for path in VERSIONED if git.text("status", "--porcelain", "--", path))
+
+
+def commit_state() -> None:
+    """Commit dvc.lock and params.yaml, and nothing else, where they are not committed.
+
+    Raises
+    ------
+    UserError
+        git refuses, or this is no repository.
+    """
+    files = (str(LOCK), str(PARAMS))
+    if git.do("status", "--porcelain", "--", *files):
+        git.do("add", "--", *files)
+        git.do("commit", "--quiet", "-m", f"dvc.lock {file_sha256(LOCK)[:12]}", "--", *files)
+
+
+def check_location(experiment: Experiment) -> None:
+    """Refuse to write a moved or copied project's artifacts to where the project was before.
+
+    MLflow keeps absolute paths in its database.
+
+    Raises
+    ------
+    UserError
+        The database lies in this project, the artifacts do not.
+    """
+    location, tracking, here = experiment.artifact_location, mlflow.get_tracking_uri(), Path.cwd().resolve()
+    if not location.startswith(("file:", "/")) or not tracking.startswith("sqlite:///"):
+        return
+    database, folder = Path(tracking.removeprefix("sqlite:///")).resolve(), Path(local_path(location))
+    if not database.is_relative_to(here) or folder.resolve().is_relative_to(here):
+        return
+    anew = f"`mv {database} {database}.before` starts a registry of this project's own"
+    if folder.exists():
+        raise UserError(
+            f"{database} writes artifacts to {folder}, which is outside of this project: it is a copy of "
+            f"another. {anew}"
+        )
+    mine = here / "mlruns" / "artifacts"
+    raise UserError(
+        f"{database} writes artifacts to {folder}, which is gone: this project was moved. "
+        f"`mkdir -p {folder.parent} && ln -s {mine} {folder}` lets MLflow find its versions again; or {anew}"
+    )
+
+
+def keep_evidence(client: MlflowClient, version: ModelVersion, evidence: Evidence) -> None:
+    """Keep what the gate judged by with the version's run, and its hash on the version."""
+    if not version.run_id:
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / GATE
+        evidence.write(folder)
+        client.log_artifacts(version.run_id, str(folder), GATE)
+        seal = gate_seal(Path(temporary))
+    client.set_model_version_tag(MODEL, str(version.version), GATE_TAG, seal)
+
+
+def register(alias: bool | None = None, embed_weights: bool = False, commit: bool = False) -> Registered:
     """Register the DAG's outputs: once for each content of dvc.lock.
 
     Parameters
@@ -125,27 +205,34 @@ def register(alias: bool | None = None, embed_weights: bool = False) -> Register
         Move ``champion`` to this version, or not; left out, the alias is set where there is none.
     embed_weights : bool
         Put the Whisper checkpoints into the model; else it refers to them by name, SHA-256 and size.
+    commit : bool
+        Commit dvc.lock and params.yaml first, so that the version comes from a commit.
 
     Raises
     ------
     UserError
-        The DAG has not run yet.
+        The DAG has not run yet, nothing can be committed, or the registry is that of another place.
     """
     for path in (LOCK, ROUTER / "router.json", METRICS / "summary.json", REPORT):
         if not path.exists():
             raise UserError(f"{path}: not there yet; run `whisper-router run` first")
     client = registry()
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment:
+        check_location(experiment)
+    if commit:
+        commit_state()
     lock = file_sha256(LOCK)
     weights = "embedded" if embed_weights else "referenced"
+    open_ = uncommitted()
     if known := known_version(client, weights):
         found = str(known.version)
-        return Registered(found, known.run_id, False, _set_alias(client, found, alias))
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    artifacts = Path("mlruns/artifacts").absolute().as_uri()
+        return Registered(found, known.run_id, False, _set_alias(client, found, alias), open_)
+    location = Path("mlruns/artifacts").absolute().as_uri()
     experiment_id = (
         experiment.experiment_id
         if experiment
-        else client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+        else client.create_experiment(EXPERIMENT, artifact_location=location)
     )
     tags = {
         "dvc_lock_sha256": lock,
@@ -153,6 +240,8 @@ def register(alias: bool | None = None, embed_weights: bool = False) -> Register
         "git_commit": git.text("rev-parse", "HEAD") or "none",
     }
     tags["git_dirty"] = str(bool(git.text("status", "--porcelain", "--untracked-files=no"))).lower()
+    if open_:
+        tags["uncommitted"] = ",".join(open_)
     if is_demo(load_params()):
         tags["mlflow.note.content"] = DEMO_NOTE
     with (
@@ -160,11 +249,12 @@ def register(alias: bool | None = None, embed_weights: bool = False) -> Register
         mlflow.start_run(experiment_id=experiment_id, run_name=f"router-{lock[:8]}", tags=tags) as run,
     ):
         run_id = run.info.run_id
-        params = [Param(key, value) for key, value in _flat(load_params().model_dump(mode="json")).items()]
+        params = [Param(key, value) for key, value in flat(load_params().model_dump(mode="json")).items()]
+        metrics = _metrics()
         client.log_batch(
-            run_id, metrics=_metrics(), params=params, tags=[RunTag("policy", load_params().router.policy)]
+            run_id, metrics=metrics, params=params, tags=[RunTag("policy", load_params().router.policy)]
         )
-        for path in (REPORT, LOCK, Path("params.yaml"), Path("dvc.yaml"), ARMS):
+        for path in (REPORT, LOCK, PARAMS, Path("dvc.yaml"), ARMS):
             client.log_artifact(run_id, str(path))
         client.log_dict(run_id, {"seen": seen_speakers(pd.read_parquet(LABELS))}, SPEAKERS)
         for folder in (PLOTS, METRICS):
@@ -172,9 +262,18 @@ def register(alias: bool | None = None, embed_weights: bool = False) -> Register
         info = mlflow.pyfunc.log_model(
             name="router", metadata={"dvc_lock_sha256": lock}, **model_parts(router)
         )
-    created = mlflow.register_model(info.model_uri, MODEL, tags=tags)
+        model = Path(mlflow.artifacts.download_artifacts(artifact_uri=info.model_uri))
+        recorded = {
+            "model": file_hashes(model),
+            "params": {param.key: param.value for param in params},
+            "metrics": [[metric.key, metric.step, metric.value] for metric in metrics],
+        }
+        client.log_dict(run_id, recorded, RECORDED)
+    artifacts = Path(mlflow.artifacts.download_artifacts(run_id=run_id))
+    seals = {MODEL_TAG: model_seal(model), ARTIFACTS_TAG: artifacts_seal(artifacts)}
+    created = mlflow.register_model(info.model_uri, MODEL, tags=tags | seals)
     made = str(created.version)
-    return Registered(made, run_id, True, _set_alias(client, made, alias))
+    return Registered(made, run_id, True, _set_alias(client, made, alias), open_)
 
 
 def _set_alias(client: MlflowClient, model_version: str, wanted: bool | None) -> bool:

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from whisper_router import git
-from whisper_router.audit import Link, first_difference, lock_outputs
+from whisper_router.audit import Link, lock_outputs
+from whisper_router.comparison import DRAWN, cached_files, difference
 from whisper_router.errors import UserError
-from whisper_router.files import read_json
 from whisper_router.run import dvc_call
 
 RUN = "import sys; from whisper_router.cli import app; sys.argv = ['whisper-router', 'run']; app()"
-METRICS = ("data/metrics/summary.json", "data/metrics/policies.json", "data/metrics/test.json")
+CLOSE = "texts and counts equal, floats within 1e-3; not the same bytes, as on another processor"
 
 
 @contextmanager
@@ -72,25 +72,37 @@ def reproduce(commit: str, lock: bytes) -> list[Link]:
         if done.returncode:
             raise UserError(f"the DAG of {commit[:12]} stopped with code {done.returncode}; see above")
         before, after = lock_outputs(lock), lock_outputs((folder / "dvc.lock").read_bytes())
-        links = [
-            Link(
-                f"reproduced {path}",
-                after.get(path) == md5,
-                md5[:12]
-                if after.get(path) == md5
-                else f"{md5[:12]} before, {after.get(path, 'none')[:12]} now",
-            )
-            for path, md5 in before.items()
-        ]
-        return [*links, *_figures(folder, before, after)]
+        cache = Path(".dvc/cache").absolute()
+        return [_compared(path, md5, after.get(path), folder, cache) for path, md5 in before.items()]
 
 
-def _figures(folder: Path, before: dict[str, str], after: dict[str, str]) -> Iterator[Link]:
-    """Where metrics differ: the first figure, if DVC's cache has the ones before."""
-    for path in METRICS:
-        md5 = before.get(path)
-        cached = Path(".dvc/cache/files/md5") / md5[:2] / md5[2:] if md5 else None
-        if md5 is None or md5 == after.get(path) or cached is None or not cached.is_file():
-            continue
-        difference = first_difference(read_json(cached), read_json(folder / path))
-        yield Link(f"figures of {path}", False, f"first difference: {difference}")
+def _compared(path: str, before: str, after: str | None, folder: Path, cache: Path) -> Link:
+    """One output as it was and as it was made again: byte for byte, close, drawn or different."""
+    name = f"reproduced {path}"
+    if after == before:
+        return Link(name, True, f"byte for byte: {before[:12]}")
+    if after is None:
+        return Link(name, False, f"differs: {before[:12]} before, none now")
+    bytes_ = f"{before[:12]} before, {after[:12]} now"
+    old = dict(cached_files(cache, path, before))
+    if not all(file.is_file() for file in old.values()):
+        return Link(
+            name,
+            False,
+            f"other bytes ({bytes_}), and the ones before are not in {cache}, so that what they say cannot "
+            "be compared; `dvc fetch` brings them from a remote, then audit again",
+        )
+    now = folder / path
+    new = {file.relative_to(folder).as_posix() for file in now.rglob("*") if file.is_file()} or {path}
+    if old.keys() != new:
+        return Link(name, False, f"differs: other files: {', '.join(sorted(old.keys() ^ new))}")
+    compared = {file: place for file, place in old.items() if Path(file).suffix not in DRAWN}
+    for file, place in sorted(compared.items()):
+        found = difference(place, folder / file, file)
+        if found:
+            return Link(name, False, f"differs: {file}: {found} ({bytes_})")
+    if not compared:
+        return Link(
+            name, None, f"drawn from the figures, which are compared themselves; other bytes ({bytes_})"
+        )
+    return Link(name, True, f"{CLOSE} ({bytes_})")

@@ -1,8 +1,14 @@
 """What params.yaml says about retraining and its gate; no stage of the DAG reads it."""
 
-from typing import Literal, Self
+import os
+import re
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from whisper_router.errors import UserError
+
+WEBHOOK = "WHISPER_ROUTER_WEBHOOK"  # a URL that gets a JSON of the outcome by POST: a secret
 
 
 class GateOptions(BaseModel):
@@ -41,10 +47,35 @@ class RetrainOptions(BaseModel):
     )
     log: str | None = Field(None, description="folder of the prediction log that `when: drift` reads")
     branch: str = Field("main", description="the branch that a version which passed is merged into")
-    webhook: str | None = Field(None, pattern=r"^https?://", description="gets a JSON of the outcome by POST")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _webhook_is_a_secret(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "webhook" in values:
+            raise ValueError(
+                "webhook: its URL is a secret, and params.yaml is committed and logged. Remove the key, set"
+                f" {WEBHOOK} in the environment; a URL that was committed should be replaced by a new one"
+            )
+        return values
 
     @model_validator(mode="after")
     def _drift_needs_a_log(self) -> Self:
         if self.when == "drift" and self.log is None:
             raise ValueError("when: drift needs log, the folder that `whisper-router serve --log` writes")
         return self
+
+
+def webhook() -> SecretStr | None:
+    """The URL that is told of a retraining; None where none is set.
+
+    Raises
+    ------
+    UserError
+        It is no http or https URL; the message does not show it.
+    """
+    url = os.environ.get(WEBHOOK)
+    if url is None:
+        return None
+    if not re.fullmatch(r"https?://[!-~]+", url):
+        raise UserError(f"{WEBHOOK} is not a URL that begins with http:// or https://")
+    return SecretStr(url)

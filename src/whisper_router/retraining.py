@@ -1,5 +1,6 @@
 """The steps of a retraining. Each can be repeated: what was done is found done."""
 
+import http.client
 import json
 import os
 import socket
@@ -19,7 +20,6 @@ from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from pydantic import TypeAdapter
-from ruamel.yaml import YAML
 
 from whisper_router import git
 from whisper_router.asr.reference import arm_references
@@ -29,14 +29,14 @@ from whisper_router.errors import UserError
 from whisper_router.evaluation import build_pair, routed_cost, spent_on
 from whisper_router.features.kinds import AnyExtractor
 from whisper_router.files import read_json, write_text
-from whisper_router.gate import Contest, Verdict, judge, size
+from whisper_router.gate import Contest, Evidence, Verdict
 from whisper_router.hashing import digest, file_sha256
 from whisper_router.intake import corpus_folder
-from whisper_router.params import Params
+from whisper_router.params import Params, load_yaml
 from whisper_router.paths import ARMS, LABELS, MANIFEST, ROUTER, TRANSCRIPTS
 from whisper_router.promotion import MODEL, RULE, VERDICT, champion, find_version, move_champion
-from whisper_router.registry import LOCK
-from whisper_router.retrain_options import GateOptions, RetrainOptions
+from whisper_router.registry import LOCK, keep_evidence
+from whisper_router.retrain_options import WEBHOOK, GateOptions, RetrainOptions, webhook
 from whisper_router.run import dvc_call
 
 BRANCH = "retrain/"
@@ -127,7 +127,7 @@ def dvc(*arguments: str) -> str:
 
 def stages() -> list[str]:
     """The stages of dvc.yaml in their order."""
-    return list(YAML(typ="safe").load(Path("dvc.yaml").read_text())["stages"])
+    return list(load_yaml(Path("dvc.yaml"), "dvc.yaml")["stages"])
 
 
 def up_to_date() -> bool:
@@ -262,16 +262,17 @@ def apply_gate(client: MlflowClient, version: str, options: GateOptions) -> list
     if kept := verdicts_of(found):
         return kept
     current = champion(client)
-    verdicts = [size(sum(path.stat().st_size for path in ROUTER.rglob("*") if path.is_file()), options)]
-    if current is None or current == version:
-        verdicts.append(Verdict("improvement", True, "nothing serves yet"))
-    else:
+    current = None if current == version else current
+    contest, trouble = None, ""
+    if current is not None:
         try:
-            verdicts += judge(hold_contest(found, find_version(client, current)), options)
+            contest = hold_contest(found, find_version(client, current))
         except ContestError as error:
-            verdicts.append(
-                Verdict("improvement", False, f"{error}; `whisper-router promote` decides by hand")
-            )
+            trouble = str(error)
+    size_bytes = sum(path.stat().st_size for path in ROUTER.rglob("*") if path.is_file())
+    evidence = Evidence(options, size_bytes, current, contest, trouble)
+    verdicts = evidence.judge()
+    keep_evidence(client, found, evidence)
     for verdict in verdicts:
         word = "passed" if verdict.passed else "failed"
         client.set_model_version_tag(MODEL, version, f"{RULE}{verdict.rule}", f"{word}: {verdict.detail}")
@@ -306,19 +307,20 @@ def finish(client: MlflowClient, version: str, passed: bool, trunk: str) -> None
 
 def notify(client: MlflowClient, version: str, options: RetrainOptions) -> None:
     """Post the outcome to the webhook, once a version; a webhook that fails is reported and stops nothing."""
-    found = find_version(client, version)
-    if options.webhook is None or NOTIFIED in found.tags or not verdicts_of(found):
+    url, found = webhook(), find_version(client, version)
+    if url is None or NOTIFIED in found.tags or not verdicts_of(found):
         return
-    request = urllib.request.Request(
-        options.webhook,
-        json.dumps(outcome(found, options.branch)).encode(),
-        {"Content-Type": "application/json"},
-    )
+    body = json.dumps(outcome(found, options.branch)).encode()
     try:
+        request = urllib.request.Request(url.get_secret_value(), body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=20):
             client.set_model_version_tag(MODEL, version, NOTIFIED, "true")
-    except (urllib.error.URLError, OSError) as error:
-        print(f"retrain: the webhook {options.webhook} was not reached: {error}", file=sys.stderr)
+    except urllib.error.HTTPError as error:
+        print(f"retrain: the webhook of {WEBHOOK} answered {error.code}", file=sys.stderr)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        why = f"{type(cause).__name__}{f': {cause.strerror}' if isinstance(cause, OSError) else ''}"
+        print(f"retrain: the webhook of {WEBHOOK} was not reached: {why}", file=sys.stderr)
 
 
 def outcome(version: ModelVersion, trunk: str) -> dict[str, object]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 
 from whisper_router.asr.arm import Arm, log_mel
@@ -17,22 +17,26 @@ from whisper_router.asr.decoding import Hypothesis
 from whisper_router.asr.engine import Encoding
 from whisper_router.asr.load import load_arm
 from whisper_router.asr.reference import ArmReference
+from whisper_router.asr.speech import no_speech
 from whisper_router.asr.weights import Checkpoint
 from whisper_router.audio import SAMPLE_RATE, Audio, AudioError
-from whisper_router.decider.registry import Decider, decider_sha256, load_decider
+from whisper_router.decider.registry import Decider, StoredDecider
 from whisper_router.decision import FORCED, Decision, Route, Segment, Spent, Transcript
+from whisper_router.decode import Source, source_windows
 from whisper_router.errors import UserError
 from whisper_router.features.kinds import AnyExtractor, blocks_of, encoder_of, parts_of, with_model
 from whisper_router.features.logmel import weak_mel
 from whisper_router.features.options import ArmName
 from whisper_router.features.reading import Heard, identity_of, read_feature, specs_of
-from whisper_router.files import read_json
-from whisper_router.hashing import digest
+from whisper_router.files import parse_json, parse_model, read_bytes, write_json
+from whisper_router.hashing import digest, file_sha256
 from whisper_router.policy.calibrate import Policy
-from whisper_router.recording import Source, source_windows
 from whisper_router.scoring import NORMALISER
 
 WEIGHTS, HF = "weights", "hf"  # folder of embedded checkpoints in a router, and of an extractor's model in it
+FILES = "files.json"  # hashes of all files beside it
+PART_BYTES = 4 * 2**20  # most of a JSON file of a router
+HF_BYTES = 16 * 2**30  # most of an extractor's model
 HELD_BATCHES = 4  # windows that are held at a time, in batches
 
 
@@ -99,7 +103,88 @@ def _refused(error: str, route: Route) -> Transcript:
 def read_policies(folder: Path) -> dict[str, Policy]:
     """The policies of a packaged router, by name."""
     paths = sorted((folder / "policies").glob("*.json"))
-    return {path.stem: Policy.model_validate(read_json(path)) for path in paths}
+    return {path.stem: parse_model(path, read_bytes(path, PART_BYTES), Policy) for path in paths}
+
+
+def _read(
+    folder: Path,
+) -> tuple[RouterDescription, Decider, dict[str, Policy], dict[ArmName, Checkpoint]]:
+    """The parts of a folder. No weights are parsed before all hashes have been compared."""
+    path = folder / "router.json"
+    description = parse_model(path, read_bytes(path, PART_BYTES), RouterDescription)
+    if (folder / WEIGHTS / HF).is_dir():
+        extractor = with_model(description.extractor, str(folder / WEIGHTS / HF))
+        description = description.model_copy(update={"extractor": extractor})
+    policies = read_policies(folder)
+    if description.policy not in policies:
+        raise UserError(f"{folder}: policies/{description.policy}.json is missing; package it again")
+    embedded = {arm: folder / WEIGHTS / f"{arm}.pt" for arm in FORCED}
+    for arm, place in embedded.items():
+        _check_size(place, 4 * getattr(description, arm).size + PART_BYTES)  # at most float64
+    _check_size(folder / WEIGHTS / HF, HF_BYTES)
+    for part in (folder, folder / WEIGHTS):
+        check_files(part)
+    stored = StoredDecider.read(folder / "decider")
+    found = {
+        "weak_arm": digest(description.weak.spec()),
+        "strong_arm": digest(description.strong.spec()),
+        "extractor": digest(description.extractor_identity()),
+        "decider": stored.sha256,
+        "normaliser": NORMALISER,
+    }
+    for name, policy in policies.items():
+        differing = [part for part, value in found.items() if value != getattr(policy.bound, part)]
+        if differing:
+            raise RouterMismatchError(
+                f"{folder}: policy {name!r} was calibrated for another {', '.join(differing)}; "
+                "run calibrate and package again"
+            )
+    decider = stored.load()
+    checkpoints: dict[ArmName, Checkpoint] = {
+        arm: getattr(description, arm).checkpoint(place) for arm, place in embedded.items()
+    }
+    return description, decider, policies, checkpoints
+
+
+def _check_size(place: Path, most: int) -> None:
+    files = [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    if size > most:
+        raise UserError(f"{place} has {size} bytes, more than {most}: it is damaged; package it again")
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a packaged router but for its weights/, which has a list of its own."""
+    names = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    own = [name for name in sorted(names) if name.parts[0] != WEIGHTS and name != Path(FILES)]
+    return {name.as_posix(): file_sha256(names[name]) for name in own}
+
+
+def write_files(folder: Path) -> None:
+    """Write down the hashes of a packaged router's files, or its weights/; `Router.load` compares them."""
+    write_json(folder / FILES, file_hashes(folder))
+
+
+def check_files(folder: Path) -> None:
+    """Compare a packaged router's files with their hashes; one that was packaged without them passes.
+
+    Raises
+    ------
+    RouterMismatchError
+        A file differs, is missing or is one too many; the message names it.
+    """
+    path = folder / FILES
+    if not path.exists():
+        return
+    expected = parse_json(path, read_bytes(path, PART_BYTES))
+    found = file_hashes(folder)
+    if not isinstance(expected, dict):
+        raise UserError(f"{path} is damaged: it is no table of hashes; package it again")
+    names = sorted(name for name in expected.keys() | found if expected.get(name) != found.get(name))
+    if names:
+        raise RouterMismatchError(
+            f"{folder}: {', '.join(names[:5])}: not as {FILES} has it; package it again"
+        )
 
 
 class Router:
@@ -140,35 +225,9 @@ class Router:
         if not (folder / "router.json").is_file():
             raise UserError(f"{folder} holds no router.json; run `whisper-router run` to package a router")
         try:
-            description = RouterDescription.model_validate(read_json(folder / "router.json"))
-            if (folder / WEIGHTS / HF).is_dir():
-                extractor = with_model(description.extractor, str(folder / WEIGHTS / HF))
-                description = description.model_copy(update={"extractor": extractor})
-            policies = read_policies(folder)
-            if description.policy not in policies:
-                raise UserError(f"{folder}: policies/{description.policy}.json is missing; package it again")
-            decider, _ = load_decider(folder / "decider")
-        except (ValidationError, SafetensorError, KeyError, RuntimeError, OSError) as error:
+            return cls(*_read(folder))
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
             raise UserError(f"{folder} is damaged; package it again: {error}") from error
-        found = {
-            "weak_arm": digest(description.weak.spec()),
-            "strong_arm": digest(description.strong.spec()),
-            "extractor": digest(description.extractor_identity()),
-            "decider": decider_sha256(folder / "decider"),
-            "normaliser": NORMALISER,
-        }
-        for name, policy in policies.items():
-            differing = [part for part, value in found.items() if value != getattr(policy.bound, part)]
-            if differing:
-                raise RouterMismatchError(
-                    f"{folder}: policy {name!r} was calibrated for another {', '.join(differing)}; "
-                    "run calibrate and package again"
-                )
-        checkpoints: dict[ArmName, Checkpoint] = {
-            "weak": description.weak.checkpoint(folder / WEIGHTS / "weak.pt"),
-            "strong": description.strong.checkpoint(folder / WEIGHTS / "strong.pt"),
-        }
-        return cls(description, decider, policies, checkpoints)
 
     @cached_property
     def weak(self) -> Arm:
@@ -271,6 +330,8 @@ class Router:
             model = getattr(self.description, one.arm).model
             segment = Segment(begin, end, one.score, one.arm, model, spent=tuple(one.spent))
             if one.hypothesis is not None:
+                segment = replace(segment, no_speech=one.hypothesis.no_speech)
+            if one.hypothesis is not None and transcribe:
                 names = ("text", "avg_logprob", "compression_ratio", "no_speech_prob", "temperature")
                 segment = replace(segment, **{name: getattr(one.hypothesis, name) for name in names})
             made.append(segment)
@@ -279,9 +340,12 @@ class Router:
     def _route(self, audios: Sequence[Audio], routes: Sequence[Route], transcribe: bool) -> list[_Heard]:
         """Scores, arms and, where asked for, hypotheses. Nothing is encoded twice."""
         heard = [_Heard(route.arm or "weak") for route in routes]
+        for one, samples in zip(heard, audios, strict=True):
+            if reason := no_speech(samples, getattr(self.description, one.arm).decode):
+                one.hypothesis = Hypothesis.silent(reason)
         # log-mels of utterances that go to the arm that the extractor does not read
         mels: dict[int, torch.Tensor] = {}
-        scored = [i for i, route in enumerate(routes) if route.arm is None]
+        scored = [i for i, route in enumerate(routes) if route.arm is None and heard[i].hypothesis is None]
         if scored:
             self._score(scored, audios, routes, transcribe, heard, mels)
         if not transcribe:
@@ -320,9 +384,14 @@ class Router:
             chosen = [audios[i] for i in index]
             begun = begin(first, chosen, blocks)
             made = dict(enumerate(first.decode(whole(first, begun), chosen))) if cascade else {}
+            for k, hypothesis in made.items():
+                if hypothesis.no_speech:
+                    heard[index[k]].hypothesis = hypothesis
             found = self.decider.score(self._features(begun, chosen, made))
             for i, score in zip(index, found, strict=True):
                 threshold = routes[i].threshold
+                if heard[i].hypothesis is not None:
+                    continue
                 heard[i].score = float(score)
                 heard[i].arm = "strong" if threshold is not None and score >= threshold else "weak"
             stay = [k for k, i in enumerate(index) if heard[i].arm == reads]

@@ -21,6 +21,8 @@ from whisper_router import environment
 from whisper_router.errors import UserError
 
 START_TIMEOUT_S = 180.0
+ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has one
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # what is asked runs on this machine
 
 
 class RunError(UserError):
@@ -66,7 +68,7 @@ def _wait(server: subprocess.Popen[bytes], health: str, log: Path) -> None:
         if time.monotonic() > deadline:
             raise RunError(f"the Prefect server did not answer within {START_TIMEOUT_S:.0f} s; see {log}")
         try:
-            with urllib.request.urlopen(health, timeout=2):
+            with _DIRECT.open(health, timeout=2):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.3)
@@ -89,7 +91,7 @@ def prefect_server() -> Iterator[str]:
     log = home / "server.log"
     command = [_script("prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
     before = _children()
-    previous = {number: signal.signal(number, _raise_exit) for number in (signal.SIGTERM, signal.SIGHUP)}
+    previous = {number: signal.signal(number, _raise_exit) for number in ENDS}
     previous[signal.SIGINT] = signal.getsignal(signal.SIGINT)
     try:
         with log.open("w") as output:

@@ -40,6 +40,19 @@ _HYPOTHESIS: TypeAdapter[Hypothesis] = TypeAdapter(Hypothesis)
 class _Value(BaseModel):
     sha256: str
     value: Any
+    batch: tuple[str, ...] = ()  # audio hashes of all that were computed together
+
+    @classmethod
+    def of(cls, value: Any, batch: tuple[str, ...]) -> "_Value":
+        return cls(sha256=cls._checksum(value, batch), value=value, batch=batch)
+
+    @property
+    def is_whole(self) -> bool:
+        return self._checksum(self.value, self.batch) == self.sha256
+
+    @staticmethod
+    def _checksum(value: Any, batch: tuple[str, ...]) -> str:
+        return digest([value, list(batch)] if batch else value)
 
 
 @dataclass(frozen=True)
@@ -121,6 +134,14 @@ class ContentStore:
     @staticmethod
     def read_value(path: Path) -> Any | None:
         """A stored JSON value; None where there is none, or where it was damaged."""
+        entry = ContentStore._read_entry(path)
+        if entry is None:
+            return None
+        _touch(path)
+        return entry.value
+
+    @staticmethod
+    def _read_entry(path: Path) -> _Value | None:
         try:
             entry = _Value.model_validate_json(path.read_bytes())
         except FileNotFoundError:
@@ -128,17 +149,16 @@ class ContentStore:
         except ValidationError:
             _damaged(path)
             return None
-        if digest(entry.value) != entry.sha256:
+        if not entry.is_whole:
             _damaged(path)
             return None
-        _touch(path)
-        return entry.value
+        return entry
 
     @staticmethod
-    def write_value(path: Path, value: Any) -> None:
-        """Store a JSON value."""
+    def write_value(path: Path, value: Any, batch: tuple[str, ...] = ()) -> None:
+        """Store a JSON value, with the audio hashes of the batch that it was computed in."""
         with replacing(path) as temporary:
-            temporary.write_text(_Value(sha256=digest(value), value=value).model_dump_json())
+            temporary.write_text(_Value.of(value, batch).model_dump_json())
 
     def read_segment(self, sha256: str) -> Audio | None:
         """The samples of a segment; None where there is none, or where it was damaged."""
@@ -168,9 +188,15 @@ class ContentStore:
         return None if value is None else _HYPOTHESIS.validate_python(value)
 
     @classmethod
-    def write_hypothesis(cls, path: Path, hypothesis: Hypothesis) -> None:
-        """Store a hypothesis."""
-        cls.write_value(path, _HYPOTHESIS.dump_python(hypothesis, mode="json"))
+    def hypothesis_batch(cls, path: Path) -> tuple[str, ...]:
+        """The audio hashes of the batch in which a hypothesis was made; empty where it is not known."""
+        entry = cls._read_entry(path)
+        return () if entry is None else entry.batch
+
+    @classmethod
+    def write_hypothesis(cls, path: Path, hypothesis: Hypothesis, batch: tuple[str, ...] = ()) -> None:
+        """Store a hypothesis, with the audio hashes of the batch that it was computed in."""
+        cls.write_value(path, _HYPOTHESIS.dump_python(hypothesis, mode="json"), batch)
 
     @staticmethod
     def read_encoding(path: Path, check: bool = True) -> np.ndarray | None:
@@ -197,11 +223,24 @@ class ContentStore:
         return states
 
     @staticmethod
-    def write_encoding(path: Path, states: np.ndarray) -> None:
-        """Store encoder states."""
+    def encoding_batch(path: Path) -> tuple[str, ...]:
+        """The audio hashes of the batch in which states were made; empty where it is not known."""
+        try:
+            with safe_open(path, framework="numpy") as file:
+                return tuple((file.metadata() or {}).get("batch", "").split())
+        except FileNotFoundError:
+            return ()
+        except SafetensorError:
+            _damaged(path)
+            return ()
+
+    @staticmethod
+    def write_encoding(path: Path, states: np.ndarray, batch: tuple[str, ...] = ()) -> None:
+        """Store encoder states, with the audio hashes of the batch that they were computed in."""
         states = np.ascontiguousarray(states)
         with replacing(path) as temporary:
-            save_file({"states": states}, temporary, metadata={"sha256": _sha256(states)})
+            metadata = {"sha256": _sha256(states), "batch": " ".join(batch)}
+            save_file({"states": states}, temporary, metadata=metadata)
 
     @staticmethod
     def read_training(path: Path) -> bytes | None:

@@ -222,6 +222,8 @@ def test_key_changes_with_weights_options_and_threads_only(make_arm, plain):
         "temperatures": (0.0, 1.0),
         "compression_ratio_threshold": 2.0,
         "logprob_threshold": -2.0,
+        "no_speech_threshold": 0.5,
+        "voice_threshold": 0.5,
     }
     assert {"engine", "encoder_dtype", "beam_size", *changed} == set(DecodeOptions.model_fields)
     keys |= {arm_key("a" * 64, plain.model_copy(update={name: value})) for name, value in changed.items()}

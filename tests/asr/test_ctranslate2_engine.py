@@ -72,7 +72,8 @@ def test_torchs_encoder_before_its_decoder_gives_all_layers(make_arm, plain, cli
 def test_int8_is_near_and_not_the_same(make_arm, plain, clips):
     exact = make_arm("english").encode_audio(clips[:1])
     last = make_arm("english", on(plain, "int8")).encode_audio(clips[:1]).last
-    assert 0 < (last - exact.last).abs().mean() < 0.1 * exact.last.abs().mean()
+    # random weights; processors without VNNI round more than those with it
+    assert 0 < (last - exact.last).abs().mean() < 0.2 * exact.last.abs().mean()
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -121,8 +122,14 @@ def test_beam_search_finds_what_openai_whisper_finds(make_arm, plain, clips):
     mel = log_mel(clips, ENCODER_FRAMES, 80)
     encoded, limits = greedy.encode(mel).last, [12] * len(clips)
     model = make_arm("english").decoder.model
+    tokenizer = beams.decoder.tokenizer
     options = whisper.DecodingOptions(
-        language="en", without_timestamps=True, fp16=False, beam_size=4, sample_len=224
+        language="en",
+        without_timestamps=True,
+        fp16=False,
+        beam_size=4,
+        sample_len=224,
+        suppress_tokens=[-1, *range(tokenizer.eot + 1, tokenizer.encoding.n_vocab)],
     )
     expected = [whisper.decode(model, spectrogram, options) for spectrogram in mel]
     free = beams.decoder(encoded, [224] * len(clips))

@@ -11,11 +11,12 @@ import pytest
 import soundfile
 
 from whisper_router import labelling
-from whisper_router.audio import audio_sha256, load_audio
+from whisper_router.audio import audio_sha256
 from whisper_router.corpus import probe
 from whisper_router.corpus.ingest import COLUMNS, Rejected, ingest
 from whisper_router.corpus.options import Corpus, IngestOptions, Splits
 from whisper_router.corpus.splits import split_by_speaker
+from whisper_router.decode import Recording, load_audio, read_recording
 from whisper_router.errors import UserError
 from whisper_router.labelling import utterances
 from whisper_router.store import ContentStore
@@ -343,11 +344,11 @@ def decoded(monkeypatch) -> list[str]:
     """The files that are decoded."""
     made = []
 
-    def load(path: Path) -> np.ndarray:
+    def load(path: Path) -> Recording:
         made.append(Path(path).name)
-        return load_audio(path)
+        return read_recording(path)
 
-    monkeypatch.setattr(probe, "load_audio", load)
+    monkeypatch.setattr(probe, "read_recording", load)
     return made
 
 
@@ -443,3 +444,34 @@ def test_without_speakers_a_split_does_not_depend_on_where_the_corpus_lies(corpu
     shutil.copytree(corpus, other)
     there, _ = run(other, table(other, [{**row, "audio": f"../deep/{row['audio']}"} for row in rows]))
     assert here[["id", "speaker", "split"]].equals(there[["id", "speaker", "split"]])
+
+
+def test_a_table_of_good_and_bad_lines_is_taken_but_for_the_bad_ones(tmp_path):
+    for i, name in enumerate(("one", "two", "three")):
+        soundfile.write(tmp_path / f"{name}.wav", noise(1.0, i), RATE)
+    (tmp_path / "talks.csv").write_bytes(
+        b"id,audio,text,split\r\n"
+        b"../up,one.wav,first words,\r\n"
+        b"latin,two.wav,caf\xe9,\r\n"
+        b'quote,two.wav,"open,\r\n'
+        b"few,two.wav\r\n"
+        b'2,two.wav,"words, on\r\ntwo lines",Train\r\n'
+        b"split,three.wav,some words,holdout\r\n"
+        b"bell\x07,three.wav,some words,\r\n"
+        b"nul,three.wav,so\0me words,\r\n"
+        b"gone,absent.wav,some words,\r\n"
+        b"3,three.wav,last words,TEST\r\n"
+        + b"x" * 500 + b"y,three.wav,some words,\r\n"
+    )  # fmt: skip
+    manifest, rejected = run(tmp_path, Corpus(name="talks", kind="table", path="talks.csv"))
+    assert manifest.set_index("id")["text"].to_dict() == {
+        "../up": "first words",
+        "2": "words, on\r\ntwo lines",
+        "3": "last words",
+    }
+    found = {row.id: row.kind for row in rejected}
+    lines = {f"talks.csv, line {n}": "line" for n in (3, 4, 5, 10)}
+    names = {"split": "line", r"bell\x07": "line", "x" * 60 + "...": "line", "gone": "audio"}
+    assert found == lines | names
+    assert {file.name for file in tmp_path.iterdir()} >= {"one.wav", "made"}
+    assert not (tmp_path.parent / "up").exists()

@@ -314,3 +314,28 @@ def test_the_best_point_is_the_first_with_the_least_figure(figure):
     curve = [{f"dev_{figure}": value, "dev_other": -i} for i, value in enumerate([0.5, 0.2, 0.3, 0.2])]
     assert best_point(curve, figure) == 1
     assert best_point(curve[:1], figure) == 0
+
+
+@pytest.mark.parametrize("fault", ["cut", "other_options", "not_finite", "names"])
+def test_damaged_weights_are_refused_by_name(trained, tmp_path, fault):
+    if trained.options.kind == "gbt":
+        pytest.skip("test_gbt_text.py")
+    folder = saved(trained, tmp_path / "d")
+    file = folder / trained.decider.FILE
+    arrays, content = load_file(file), file.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    if fault == "cut":
+        content = content[:-3]
+    elif fault == "not_finite":
+        content = content[:-8] + b"\xff" * 8
+    elif fault == "names":
+        content = content.replace(
+            f'"{next(iter(arrays))}"'.encode(), f'"{"x" * len(next(iter(arrays)))}"'.encode()
+        )
+    else:
+        header = content[8 : 8 + size].replace(b"F64", b"I64").replace(b"[3, 6]", b"[3, 7]")
+        content = content[:8] + header + content[8 + size :]
+    assert content != file.read_bytes()
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=f"{trained.decider.FILE} is damaged"):
+        load_decider(folder)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from whisper_router.audio import load_audio
+from whisper_router.decode import load_audio
 from whisper_router.evaluation import Pair
 from whisper_router.report import charts
 from whisper_router.report.style import DARK, LIGHT, png, write_chart

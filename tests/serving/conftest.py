@@ -32,7 +32,7 @@ def serving(routers: dict[str, Path]) -> Callable[..., AbstractContextManager[Te
     @contextmanager
     def start(kind: str = "confidence", **settings: object) -> Iterator[TestClient]:
         chosen = Settings(**{"router": str(routers[kind]), "workers": 2, "reload_s": 0} | settings)
-        with TestClient(create_app(chosen), raise_server_exceptions=False) as client:
+        with TestClient(create_app(chosen), "http://127.0.0.1", raise_server_exceptions=False) as client:
             yield client
 
     return start

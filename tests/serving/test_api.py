@@ -20,7 +20,7 @@ TRANSCRIBE = "/v1/audio/transcriptions"
 
 @pytest.fixture
 def sdk(client) -> openai.OpenAI:
-    return openai.OpenAI(base_url="http://testserver/v1", api_key="unused", http_client=client, max_retries=0)
+    return openai.OpenAI(base_url="http://127.0.0.1/v1", api_key="unused", http_client=client, max_retries=0)
 
 
 def post(client, audio: bytes, path: str = TRANSCRIBE, **fields: str):
@@ -235,6 +235,43 @@ def test_api_key(serving, waves):
             assert client.get(path).status_code == 200
 
 
+def test_only_names_of_the_loopback_interface_are_answered_by_default(serving):
+    with serving() as client:
+        for path in ("/", "/health", "/ready", "/metrics", "/v1/models"):
+            assert client.get(path, headers={"host": "localhost:8000"}).status_code == 200
+            answer = client.get(path, headers={"host": "evil.example"})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (421, "unknown_host")
+            assert "WHISPER_ROUTER_SERVE_ALLOWED_HOSTS" in answer.json()["error"]["message"]
+    with serving(allowed_hosts="asr.example.org") as client:
+        assert client.get("/health", headers={"host": "asr.example.org"}).status_code == 200
+        assert client.get("/health").status_code == 421
+
+
+def test_a_slash_too_many_is_not_redirected_to_the_host_that_a_client_names(serving):
+    with serving(allowed_hosts="*") as client:
+        for path in ("/v1/models/", "/health/", "/v1/decide/", f"{TRANSCRIBE}/", "//evil.example/"):
+            for method in ("GET", "POST"):
+                answer = client.request(
+                    method,
+                    f"{client.base_url}{path}",
+                    headers={"host": "evil.example"},
+                    follow_redirects=False,
+                )
+                assert answer.status_code in (404, 405), (method, path)
+                assert "location" not in answer.headers
+
+
+@pytest.mark.parametrize("more", ["; charset=utf-7", "; charset=idna", "; charset=nonsense"])
+def test_a_form_in_another_charset_than_utf_8_is_refused(client, more):
+    body = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nrouted\r\n--x--\r\n'
+    kind = {"content-type": f"multipart/form-data; boundary=x{more}"}
+    answer = client.post(TRANSCRIBE, content=body, headers=kind)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_form")
+    assert "UTF-8" in answer.json()["error"]["message"]
+    declared = post(client, b"sound", _charset_="utf-7")
+    assert (declared.status_code, declared.json()["error"]["code"]) == (400, "unknown_parameter")
+
+
 def test_limits(serving, waves, speech, wav):
     with serving(max_bytes=100_000, max_seconds=2) as client:
         assert post(client, waves[0]).status_code == 200
@@ -300,7 +337,9 @@ def test_prediction_log(serving, waves, router, tmp_path, text):
         post(client, waves[0], "/v1/decide", model="strong")
         post(client, b"not a sound")
     files = sorted((tmp_path / "log").iterdir())
-    assert all(re.fullmatch(r"predictions-\d{8}T\d{6}-\d+-\d{6}\.parquet", path.name) for path in files)
+    assert all(
+        re.fullmatch(r"predictions-\d{8}T\d{6}-[0-9a-f]{32}-\d{6}\.parquet", path.name) for path in files
+    )
     assert len(files) >= 2
     rows = pd.concat(map(pd.read_parquet, files), ignore_index=True)
     expected = router.transcribe(waves[:5])

@@ -24,8 +24,9 @@ from serving_process import ROOT, TRANSCRIBE, server
 from benchmarks.serving import load
 from whisper_router.asr.options import DecodeOptions
 from whisper_router.asr.weights import find_checkpoint
-from whisper_router.audio import SAMPLE_RATE, load_audio
+from whisper_router.audio import SAMPLE_RATE
 from whisper_router.corpus.demo import make_demo
+from whisper_router.decode import load_audio
 from whisper_router.registry import model_parts
 from whisper_router.router import Router
 from whisper_router.scoring import word_errors

@@ -12,6 +12,7 @@ from torch import Tensor
 from whisper_router.asr.decoding import Hypothesis
 from whisper_router.asr.engine import Decoder, Encoder, Encoding, engine_versions
 from whisper_router.asr.options import ENCODER_FRAMES, SAMPLES_PER_FRAME, TEXT_CONTEXT, DecodeOptions
+from whisper_router.asr.speech import no_speech
 from whisper_router.audio import Audio
 from whisper_router.hashing import code_hash, digest
 
@@ -100,13 +101,23 @@ class Arm:
         )
         return self.n_mels == other.n_mels and same
 
+    def transcribe(self, encoding: Encoding, audios: Sequence[Audio]) -> list[Hypothesis]:
+        """Hypotheses from an encoding; what holds no speech is not decoded."""
+        reasons = [no_speech(audio, self.options) for audio in audios]
+        heard = [i for i, reason in enumerate(reasons) if reason is None]
+        decoded = iter(self.decode(encoding.rows(heard), [audios[i] for i in heard]) if heard else ())
+        return [Hypothesis.silent(reason) if reason else next(decoded) for reason in reasons]
+
     def decode(self, encoding: Encoding, audios: Sequence[Audio]) -> list[Hypothesis]:
-        """Hypotheses from an encoding, with Whisper's fallback."""
+        """Hypotheses from an encoding, with Whisper's fallback and its rule of no speech."""
         limits = [self.options.token_limit(audio.size, TEXT_CONTEXT) for audio in audios]
         encoded = encoding.last
         context = encoded.shape[1]
         result = self.decoder(encoded, limits)
-        failed = self._failed(result) if self.options.engine != "hf" else []
+        failed: list[int] = []
+        if self.options.engine != "hf":
+            result = [self._unless_silent(hypothesis) for hypothesis in result]
+            failed = self._failed(result)
         if failed and context < ENCODER_FRAMES:
             mel = log_mel([audios[i] for i in failed], ENCODER_FRAMES, self.n_mels)
             full = self.encode(mel).last
@@ -129,14 +140,25 @@ class Arm:
         return [
             i
             for i, hypothesis in enumerate(hypotheses)
-            if hypothesis.compression_ratio > self.options.compression_ratio_threshold
-            or hypothesis.avg_logprob < self.options.logprob_threshold
+            if hypothesis.no_speech is None
+            and (
+                hypothesis.compression_ratio > self.options.compression_ratio_threshold
+                or hypothesis.avg_logprob < self.options.logprob_threshold
+            )
         ]
 
-    @staticmethod
-    def _retry(result: list[Hypothesis], rows: Sequence[int], again: Sequence[Hypothesis]) -> None:
+    def _unless_silent(self, hypothesis: Hypothesis) -> Hypothesis:
+        """Whisper's rule: no speech is likely, and the text is not; of all attempts alike."""
+        most = self.options.no_speech_threshold
+        silent = most is not None and hypothesis.no_speech_prob > most
+        if silent and hypothesis.avg_logprob <= self.options.logprob_threshold:
+            return hypothesis.silenced()
+        return hypothesis
+
+    def _retry(self, result: list[Hypothesis], rows: Sequence[int], again: Sequence[Hypothesis]) -> None:
         for i, hypothesis in zip(rows, again, strict=True):
-            result[i] = replace(hypothesis, attempts=result[i].attempts + hypothesis.attempts)
+            made = replace(hypothesis, attempts=result[i].attempts + hypothesis.attempts)
+            result[i] = self._unless_silent(made)
 
     def batches(self, audios: Sequence[Audio], batch_size: int) -> Iterator[list[int]]:
         """Rows of ``audios`` in batches of one context."""

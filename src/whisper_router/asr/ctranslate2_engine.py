@@ -5,7 +5,6 @@ Sampling cannot be seeded a row there: the rare retries above temperature 0 are 
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,6 +20,7 @@ from whisper_router.asr.ctranslate2_format import from_openai, write_arrays
 from whisper_router.asr.decoding import Attempt, Hypothesis, hypothesis, suppressed_tokens, token_facts
 from whisper_router.asr.engine import Decoder, Encoding, engine_package
 from whisper_router.asr.options import TEXT_CONTEXT, Dtype
+from whisper_router.environment import cores
 from whisper_router.errors import UserError
 
 LOGITS_BYTES = 256 << 20  # most that the logits of one call take; longer texts are decoded in smaller batches
@@ -52,7 +52,7 @@ def load_model(dims: dict[str, int], state: dict[str, Tensor], tokenizer: Tokeni
         "vocabulary.json": json.dumps(words).encode(),
         "config.json": json.dumps(config).encode(),
     }
-    workers = len(os.sched_getaffinity(0))
+    workers = cores()
     return ctranslate2.models.Whisper(
         "whisper", files=files, compute_type=dtype, inter_threads=workers, intra_threads=1
     )

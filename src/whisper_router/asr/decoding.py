@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from whisper.model import Whisper
 from whisper.tokenizer import Tokenizer
 
 from whisper_router.asr.attention import StepDecoder
+from whisper_router.asr.speech import NoSpeech
 
 LOGPROB_DECIMALS = 4  # stored confidences are rounded: batch shapes move the last bits
 LOOP_TOKENS = 20  # a text whose last tokens, this many, repeat those before is stopped
@@ -35,7 +36,19 @@ class Hypothesis:
     token_logprob: tuple[float, ...]
     token_entropy: tuple[float, ...]  # nats
     token_margin: tuple[float, ...]  # log-probability of the first minus the second choice
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[Attempt, ...]  # none where it was not decoded
+    no_speech: NoSpeech | None = None  # what says that there is none; the text is empty then
+
+    @classmethod
+    def silent(cls, reason: NoSpeech) -> "Hypothesis":
+        """Of a window that is not decoded, since it holds no speech."""
+        return cls("", 0.0, 0.0, 1.0, 0.0, (), (), (), (), reason)
+
+    def silenced(self) -> "Hypothesis":
+        """The same without its text and the confidence in it: the decoder says that it heard no speech."""
+        return replace(
+            self, text="", token_logprob=(), token_entropy=(), token_margin=(), no_speech="decoder"
+        )
 
     @property
     def tokens(self) -> int:
@@ -61,15 +74,11 @@ def loop_period(tokens: Sequence[int]) -> int:
 
 
 def suppressed_tokens(tokenizer: Tokenizer) -> list[int]:
-    """What Whisper's decoder never emits: non-speech symbols and task tokens."""
-    special = (
-        tokenizer.transcribe,
-        tokenizer.translate,
-        tokenizer.sot,
-        tokenizer.sot_prev,
-        tokenizer.sot_lm,
-        tokenizer.no_speech,
-    )
+    """What is never emitted: non-speech symbols, and all special tokens but the end of text.
+
+    Languages, tasks and times are among the special ones: Whisper's decoder may emit a language in mid-text.
+    """
+    special = range(tokenizer.eot + 1, tokenizer.encoding.n_vocab)
     return sorted({*tokenizer.non_speech_tokens, *special})
 
 

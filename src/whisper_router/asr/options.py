@@ -22,12 +22,13 @@ class DecodeOptions(BaseModel):
 
     The encoder sees the audio plus a margin, at least a floor, at most 30 s. An utterance whose hypothesis
     loops or is improbable is encoded again at 30 s, then decoded at rising temperatures; the last attempt
-    counts, as in Whisper.
+    counts, as in Whisper. A window without speech has an empty text: digital silence, under 0.1 s, and what
+    the voice detector hears no voice in are not encoded; Whisper's own rule takes one decoding.
 
     Engine ``torch`` is openai-whisper's modules and the reference; its ``dtype`` is the encoder's, the
     decoder stays in float32. Engine ``ctranslate2`` is faster (extra ``fast``); its encoder gives the last
     layer only, unless ``encoder_dtype`` puts torch's encoder before CTranslate2's decoder. Engine ``hf`` runs
-    a CTC model of another family (extra ``hf``), without retries.
+    a CTC model of another family (extra ``hf``), without retries and without Whisper's rule of no speech.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,6 +49,20 @@ class DecodeOptions(BaseModel):
     temperatures: tuple[float, ...] = Field((0.0, 0.2, 0.4, 0.6, 0.8, 1.0), min_length=1)
     compression_ratio_threshold: float = Field(2.4, gt=1)
     logprob_threshold: float = Field(-1.0, lt=0)
+    no_speech_threshold: float | None = Field(
+        0.6,
+        ge=0,
+        le=1,
+        description="a text under logprob_threshold is dropped where the decoder's probability of no speech "
+        "is above this, and is not tried again, as in Whisper; null: never",
+    )
+    voice_threshold: float | None = Field(
+        0.3,
+        gt=0,
+        lt=1,
+        description="a window with under 0.1 s of voice, by Silero's detector at this probability, is not "
+        "decoded; null: all are",
+    )
 
     @model_validator(mode="after")
     def _greedy_first(self) -> "DecodeOptions":

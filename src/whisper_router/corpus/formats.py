@@ -4,23 +4,20 @@ LibriSpeech, Common Voice and Kaldi are read here and not by lhotse's recipes: t
 audio is missing without a word, and fail as a whole where one file is damaged. Here it is rejected by name.
 """
 
-import csv
 import re
-import tarfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from whisper_router.corpus.options import Corpus
-from whisper_router.corpus.tables import Row, read_lines, read_table, renamed
+from whisper_router.corpus.archives import unpack
+from whisper_router.corpus.options import Corpus, split_named
+from whisper_router.corpus.tables import Row, checked, faulty, parsed_object, read_lines, read_table, renamed
 from whisper_router.errors import UserError
 
 NEMO = {"audio": "audio_filepath", "offset_s": "offset", "duration_s": "duration"}
 AUDIOFOLDER = {"audio": "file_name", "text": "transcription"}
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 LIBRISPEECH_PART = re.compile(r"(train|dev|test)-[a-z0-9-]+")
-HF_SPLITS = {"train": "train", "validation": "dev", "dev": "dev", "test": "test"}
 COMMON_VOICE_TAGS = ("age", "gender", "accents", "accent", "variant")
 
 
@@ -45,28 +42,27 @@ def _audiofolder(path: Path, corpus: Corpus, made: Path) -> list[Row]:
         below = file.parent.relative_to(path)
         for row in renamed(read_table(file, AUDIOFOLDER), file.parent, AUDIOFOLDER):
             named = (below / row["named"]).as_posix()
-            rows.append({"split": HF_SPLITS.get(below.name), **row, "named": named})
+            rows.append({"split": split_named(below.name), **row, "named": named})
     return rows
 
 
 def _librispeech(path: Path, corpus: Corpus, made: Path) -> list[Row]:
-    """LibriSpeech: its folder, one of its parts, or a .tar.gz of them."""
+    """LibriSpeech: its folder, one of its parts, or a .tar or .tar.gz of them."""
     if path.is_file():
-        try:
-            with tarfile.open(path) as archive:
-                archive.extractall(made, filter="data")
-        except (tarfile.TarError, EOFError, zlib.error) as error:
-            raise UserError(f"{path}: not readable as .tar.gz ({error}); fetch it again") from error
+        unpack(path, made)
         path = made
     parts = [path] if LIBRISPEECH_PART.fullmatch(path.name) else sorted(path.glob("**/*-*/"))
     parts = [part for part in parts if part.is_dir() and LIBRISPEECH_PART.fullmatch(part.name)]
     if not parts:
         raise UserError(f"{path}: holds no part of LibriSpeech, such as train-clean-100 or test-other")
-    rows = []
+    rows: list[Row] = []
     for part in parts:
         for transcript in sorted(part.glob("*/*/*.trans.txt")):
             for line in read_lines(transcript):
-                id_, _, text = line.partition(" ")
+                if line.fault:
+                    rows.append(faulty(transcript, line.number, line.fault))
+                    continue
+                id_, _, text = line.text.partition(" ")
                 rows.append(
                     {
                         "id": id_,
@@ -84,21 +80,20 @@ def _common_voice(path: Path, corpus: Corpus, made: Path) -> list[Row]:
     """A language of Common Voice: train, dev and test, else validated; clips beside them."""
     files = [path / f"{split}.tsv" for split in ("train", "dev", "test")]
     files = [file for file in files if file.is_file()] or [path / "validated.tsv"]
-    rows = []
+    rows: list[Row] = []
     for file in files:
-        lines = csv.DictReader(read_lines(file), delimiter="\t", quoting=csv.QUOTE_NONE)
-        missing = {"path", "sentence", "client_id"} - set(lines.fieldnames or ())
-        if missing:
-            raise UserError(f"{file}: has no column {sorted(missing)[0]!r}, only {lines.fieldnames}")
-        for line in lines:
-            named = line["path"] or ""
+        for line in read_table(file, {"audio": "path", "text": "sentence"}, "tsv", ("client_id",)):
+            if "fault" in line:
+                rows.append(line)
+                continue
+            named = line.get("path", "")
             clip = named if named.endswith(".mp3") else f"{named}.mp3"
             rows.append(
                 {
                     "id": Path(clip).stem,
                     "audio": str(path / "clips" / clip),
                     "text": line["sentence"],
-                    "speaker": line["client_id"],
+                    "speaker": line.get("client_id"),
                     "split": None if file.stem == "validated" else file.stem,
                     "language": line.get("locale") or path.name,
                     **{name: line[name] for name in COMMON_VOICE_TAGS if line.get(name)},
@@ -110,24 +105,35 @@ def _common_voice(path: Path, corpus: Corpus, made: Path) -> list[Row]:
 def _kaldi(path: Path, corpus: Corpus, made: Path) -> list[Row]:
     """A Kaldi data folder: wav.scp and text, with utt2spk and segments where they are."""
 
-    def table(name: str) -> dict[str, str]:
-        lines = (line.split(maxsplit=1) for line in read_lines(path / name))
-        return {line[0]: line[1].strip() if len(line) > 1 else "" for line in lines}
+    rows: list[Row] = []
 
-    texts, wavs = table("text"), table("wav.scp")
-    speakers = table("utt2spk") if (path / "utt2spk").is_file() else {}
-    segments = table("segments") if (path / "segments").is_file() else {id_: id_ for id_ in texts}
-    rows = []
-    for id_, text in texts.items():
+    def table(name: str) -> list[tuple[str, str]]:
+        """First words and what follows them; lines that cannot be read are rows of their own."""
+        found = []
+        for line in read_lines(path / name):
+            if line.fault:
+                rows.append(faulty(path / name, line.number, line.fault))
+            else:
+                first, *rest = line.text.split(maxsplit=1)
+                found.append((first, rest[0].strip() if rest else ""))
+        return found
+
+    texts, wavs = table("text"), dict(table("wav.scp"))
+    speakers = dict(table("utt2spk")) if (path / "utt2spk").is_file() else None
+    segmented = (path / "segments").is_file()
+    segments = dict(table("segments")) if segmented else {id_: id_ for id_, _ in texts}
+    for id_, text in texts:
         recording, *span = segments.get(id_, "").split()[:3] or [""]
         audio = wavs.get(recording, "")
         row: Row = {
             "id": id_,
             "audio": str(path / audio) if audio and not audio.endswith("|") else audio,
             "text": text,
-            "speaker": speakers.get(id_),
+            "speaker": (speakers or {}).get(id_),
         }
-        if (path / "segments").is_file():
+        if speakers is not None and not row["speaker"]:
+            row["fault"] = "has no speaker in utt2spk; add a line for it there, or remove that file"
+        if segmented:
             row |= _kaldi_span(span)
         rows.append(row)
     return rows
@@ -144,22 +150,49 @@ def _kaldi_span(span: list[str]) -> Row:
 
 def _lhotse(path: Path, corpus: Corpus, made: Path) -> list[Row]:
     """lhotse's cuts; or supervisions, with the recordings named beside them."""
-    from lhotse import CutSet, RecordingSet, SupervisionSet
+    from lhotse import Recording, SupervisionSegment
+    from lhotse.cut import MonoCut
+    from lhotse.serialization import deserialize_item
 
-    for file in (path, path.parent / (corpus.recordings or path.name)):
+    beside = path.parent / (corpus.recordings or path.name)
+    for file in (path, beside):
         if not file.is_file():
             raise UserError(f"{file}: no such manifest of corpus {corpus.name}")
-    try:
-        if corpus.recordings is None:
-            cuts = CutSet.from_file(path)
-        else:
-            recordings = RecordingSet.from_file(path.parent / corpus.recordings)
-            cuts = CutSet.from_manifests(recordings, SupervisionSet.from_file(path)).trim_to_supervisions(
-                keep_overlapping=False
+        if not file.name.endswith((".jsonl", ".jsonl.gz")):
+            raise UserError(
+                f"{file}: only .jsonl and .jsonl.gz are read; `lhotse copy {file.name} NEW.jsonl.gz` "
+                "makes one"
             )
-        return [row for cut in cuts for row in _cut_rows(cut, path.parent)]
-    except (AssertionError, LookupError, TypeError, ValueError, OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: not a manifest that lhotse can read ({error})") from error
+    base = path.parent
+    if corpus.recordings is None:
+        return checked(path, _lhotse_rows(path, lambda data: _cut_rows(deserialize_item(data), base)))
+    recordings: dict[str, Any] = {}
+
+    def keep(data: dict[str, Any]) -> tuple[Row, ...]:
+        recording = Recording.from_dict(data)
+        recordings[recording.id] = recording
+        return ()
+
+    def placed(data: dict[str, Any]) -> Iterator[Row]:
+        one = SupervisionSegment.from_dict(data)
+        recording = recordings.get(one.recording_id)
+        if recording is None:
+            fault = f"its recording {one.recording_id!r} is not in {beside.name}"
+            return iter(({"id": one.id, "audio": "", "fault": fault},))
+        cut = MonoCut(one.id, 0.0, recording.duration, one.channel, [one], recording=recording)
+        return _cut_rows(cut, base)
+
+    rows = checked(beside, _lhotse_rows(beside, keep))
+    return rows + checked(path, _lhotse_rows(path, placed))
+
+
+def _lhotse_rows(path: Path, read: Callable[[dict[str, Any]], Iterable[Row]]) -> Iterator[Row]:
+    """What is read of each line of a manifest; a line that cannot be read is a row with its fault."""
+    for line in read_lines(path):
+        try:
+            yield from list(read(parsed_object(line)))
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+            yield faulty(path, line.number, f"not a line that lhotse can read ({error})")
 
 
 def _cut_rows(cut: Any, base: Path) -> Iterator[Row]:

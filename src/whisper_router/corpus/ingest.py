@@ -10,13 +10,15 @@ from typing import NamedTuple
 import pandas as pd
 from tqdm import tqdm
 
-from whisper_router.audio import SAMPLE_RATE, WINDOW_S, AudioError
+from whisper_router.audio import SAMPLE_RATE, SILENCE_DB, WINDOW_S, AudioError
 from whisper_router.corpus.demo import make_demo
 from whisper_router.corpus.formats import FORMATS
+from whisper_router.corpus.names import composed, on_disk, warn_of_look_alikes
 from whisper_router.corpus.options import Corpus, IngestOptions, Kind
 from whisper_router.corpus.probe import Probe, Span, probe_recording
 from whisper_router.corpus.splits import PRIORITY, assign_splits, drop_shared
 from whisper_router.corpus.tables import Row, manifest_rows
+from whisper_router.environment import cores
 from whisper_router.errors import UserError
 from whisper_router.files import write_text
 from whisper_router.hashing import canonical_json
@@ -42,7 +44,6 @@ COLUMNS = (
 
 PROBED = ("duration_s", "sample_rate", "sha256", "level_db", "clipped")
 LONGEST_S = 1e7  # seconds: no offset or duration is as long
-SILENCE_DB = -70.0  # RMS relative to full scale
 DURATION_SLACK = (0.5, 0.05)  # seconds, share: how far a stated duration may be from the file's
 
 
@@ -63,7 +64,7 @@ class _Bad(NamedTuple):
 
 
 def _rows(corpus: Corpus, root: Path, audio_dir: Path) -> list[Row]:
-    path = root / corpus.path
+    path = on_disk(root / corpus.path)
     if corpus.kind != "demo":
         rows = FORMATS[corpus.kind](path, corpus, audio_dir / corpus.name)
         return manifest_rows(rows, corpus.name, corpus.utterances, corpus.seed)
@@ -181,7 +182,7 @@ def read_corpora(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame,
     examined: dict[int, Row | _Bad] = {}
     store = ContentStore()
     with (
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+        ThreadPoolExecutor(cores()) as pool,
         tqdm(total=len(rows), desc="ingest: decode", unit="utt") as bar,
     ):
         groups = list(recordings.values())
@@ -205,8 +206,11 @@ def read_corpora(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame,
     if not kept:
         reasons = "; ".join(f"{row.id}: {row.reason}" for row in rejected[:3])
         raise UserError(f"no usable utterance among {len(rows)} of ingest.corpora: {reasons}")
+    warn_of_look_alikes(kept.values())
     manifest = pd.DataFrame(kept.values()).sort_values("id", ignore_index=True)
-    recording = manifest["audio"].map(lambda path: Path(os.path.relpath(path, options.root)).as_posix())
+    recording = manifest["audio"].map(
+        lambda path: composed(Path(os.path.relpath(path, options.root)).as_posix())
+    )
     speaker = manifest["speaker"].where(manifest["speaker"].notna(), recording)  # else a group a recording
     manifest["speaker"] = manifest["corpus"] + "/" + speaker
     return manifest, rejected

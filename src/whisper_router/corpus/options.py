@@ -9,11 +9,19 @@ from whisper_router.audio import MAX_SECONDS
 COLUMNS = ("id", "audio", "text", "speaker", "split", "offset_s", "duration_s", "language")
 SPLITS = ("train", "dev", "calibration", "test")
 
+# What Hugging Face's datasets call splits, beside our own names.
+_SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "dev": ("dev", "validation", "valid", "val"),
+    "calibration": ("calibration",),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+
 Kind = Literal["line", "text", "audio", "span", "silent", "length", "duplicate", "shared", "long"]
 
 # Why ingest leaves a row out.
 KINDS: dict[Kind, str] = {
-    "line": "a line of the table that cannot be read",
+    "line": "a line of the table that cannot be read, or a name in it that cannot be taken",
     "text": "no words in the text, or too few",
     "audio": "audio missing, unreadable or truncated",
     "span": "offset or duration not that of the audio",
@@ -25,12 +33,18 @@ KINDS: dict[Kind, str] = {
 }
 
 
+def split_named(name: str) -> str | None:
+    """Our name of a split, whatever its case and whose name it is; None where it is none."""
+    lower = name.strip().lower()
+    return next((split for split, names in _SPLIT_NAMES.items() if lower in names), None)
+
+
 class Corpus(BaseModel):
     """One corpus: the demo's sentences, or audio files with transcripts in one of the usual layouts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", max_length=100)
     kind: Literal["demo", "table", "nemo", "audiofolder", "librispeech", "commonvoice", "kaldi", "lhotse"]
     path: str = Field(description="file or folder, below ingest.root")
     columns: dict[str, str] = Field({}, description="table: what audio, text, speaker, ... are called there")
@@ -42,6 +56,8 @@ class Corpus(BaseModel):
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> "Corpus":
+        if not self.name.strip("."):
+            raise ValueError(f"corpus {self.name!r}: its name is that of a folder; take another than dots")
         if self.columns and self.kind != "table":
             raise ValueError(f"corpus {self.name}: columns belong to kind table, not {self.kind}")
         if self.recordings and self.kind != "lhotse":

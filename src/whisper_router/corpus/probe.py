@@ -6,16 +6,8 @@ from pathlib import Path
 
 import av
 
-from whisper_router.audio import (
-    SAMPLE_RATE,
-    AudioError,
-    audio_sha256,
-    clipped_share,
-    cut,
-    level_db,
-    load_audio,
-    source_rate,
-)
+from whisper_router.audio import SAMPLE_RATE, AudioError, audio_sha256, clipped_share, cut, level_db
+from whisper_router.decode import read_recording
 from whisper_router.hashing import code_hash, digest, file_sha256
 from whisper_router.store import ContentStore
 
@@ -35,7 +27,7 @@ class Probe:
 
 
 def _key(file_hash: str, span: Span) -> str:
-    code, values = code_hash("whisper_router.audio"), [field.name for field in fields(Probe)]
+    code, values = code_hash("whisper_router.decode"), [field.name for field in fields(Probe)]
     return digest([file_hash, *span, code, values, av.__version__])
 
 
@@ -59,7 +51,8 @@ def probe_recording(path: Path, spans: Sequence[Span], store: ContentStore) -> M
     lacking = [span for span in wanted if span not in found]
     if not lacking:
         return found
-    audio, rate = load_audio(path), source_rate(path)
+    recording = read_recording(path)
+    audio, rate = recording.audio, recording.rate
     whole_s = audio.size / SAMPLE_RATE
     for span in lacking:
         offset_s, duration_s = span

@@ -3,7 +3,7 @@
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
@@ -20,8 +20,16 @@ class Calibration(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["temperature", "isotonic"]
-    x: tuple[float, ...]  # temperature: its slope; isotonic: scores
+    x: tuple[float, ...] = Field(min_length=1)  # temperature: its slope; isotonic: scores
     y: tuple[float, ...]  # temperature: the shift of the log-odds; isotonic: probabilities at those scores
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> "Calibration":
+        if len(self.y) != len(self.x) or (self.kind == "temperature" and len(self.x) != 1):
+            raise ValueError(f"{self.kind} with {len(self.x)} numbers in x and {len(self.y)} in y")
+        if list(self.x) != sorted(self.x):
+            raise ValueError("x does not rise")
+        return self
 
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """Probabilities to 6 decimals."""

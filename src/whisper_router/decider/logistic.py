@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load, save_file
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
@@ -77,7 +78,27 @@ class LogisticDecider:
         save_file({"weight": self.weight, "bias": np.array([self.bias])}, path)
 
     @classmethod
-    def load(cls, path: Path, options: LogisticOptions) -> "LogisticDecider":
-        """Read the weights."""
-        arrays = load_file(path)
+    def load(cls, path: Path, content: bytes, options: LogisticOptions) -> "LogisticDecider":
+        """The weights of a file by its content.
+
+        Raises
+        ------
+        UserError
+            They are not those of such a decider.
+        """
+        try:
+            arrays = load(content)
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise UserError(f"{path} is damaged: {error}; run train and package again") from error
+        found = {name: (str(array.dtype), array.ndim) for name, array in arrays.items()}
+        if found != {"weight": ("float64", 1), "bias": ("float64", 1)} or arrays["bias"].size != 1:
+            raise UserError(
+                f"{path} is damaged: it holds {found}, not weight and bias, a row of float64 each; "
+                "run train and package again"
+            )
+        for name, array in arrays.items():
+            if not (array.size and np.isfinite(array).all()):
+                raise UserError(
+                    f"{path} is damaged: {name} is empty or not finite; run train and package again"
+                )
         return cls(arrays["weight"], float(arrays["bias"][0]), options)

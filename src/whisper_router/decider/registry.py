@@ -1,12 +1,13 @@
 """Deciders by kind, and the folder that holds a trained one."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import BaseModel, ConfigDict
 
 from whisper_router.decider.calibration import Calibration, fit_calibration
 from whisper_router.decider.gbt import GbtDecider
@@ -15,8 +16,8 @@ from whisper_router.decider.network import NetworkDecider
 from whisper_router.decider.options import DeciderOptions
 from whisper_router.decider.training import Examples
 from whisper_router.errors import UserError
-from whisper_router.files import read_json, write_json
-from whisper_router.hashing import digest, file_sha256
+from whisper_router.files import parse_json, parse_model, read_bytes, write_json
+from whisper_router.hashing import digest
 
 Uncalibrated = LogisticDecider | GbtDecider | NetworkDecider
 
@@ -28,6 +29,8 @@ KINDS: dict[str, type[LogisticDecider] | type[GbtDecider] | type[NetworkDecider]
     "transformer": NetworkDecider,
 }
 DESCRIPTION = "decider.json"
+DESCRIPTION_BYTES = 4 * 2**20
+WEIGHT_BYTES = {"weights.txt": 64 * 2**20, "weights.safetensors": 512 * 2**20}
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,6 @@ class CalibratedDecider:
 
 
 Decider = Uncalibrated | CalibratedDecider
-
-_OPTIONS: TypeAdapter[DeciderOptions] = TypeAdapter(DeciderOptions)
 
 
 def fit_decider(
@@ -107,18 +108,66 @@ def save_decider(
     write_json(folder / DESCRIPTION, description)
 
 
+class DeciderDescription(BaseModel):
+    """decider.json: what a stored decider is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    options: DeciderOptions
+    extractor: dict[str, Any]
+    parameters: int
+    calibration: Calibration | None = None
+
+
+@dataclass(frozen=True)
+class StoredDecider:
+    """A decider's files, read but for the weights, which `load` parses."""
+
+    folder: Path
+    description: DeciderDescription
+    described: bytes
+    weights: bytes
+
+    @classmethod
+    def read(cls, folder: Path) -> "StoredDecider":
+        """Read a folder.
+
+        Raises
+        ------
+        UserError
+            A file is missing, too large, or is not what `save_decider` writes.
+        """
+        described = read_bytes(folder / DESCRIPTION, DESCRIPTION_BYTES)
+        description = parse_model(folder / DESCRIPTION, described, DeciderDescription)
+        kind = KINDS[description.options.kind]
+        return cls(folder, description, described, read_bytes(folder / kind.FILE, WEIGHT_BYTES[kind.FILE]))
+
+    @property
+    def sha256(self) -> str:
+        """Hash of weights and description."""
+        parts = (self.weights, self.described)
+        return digest([hashlib.sha256(part).hexdigest() for part in parts])
+
+    def load(self) -> Decider:
+        """Parse the weights.
+
+        Raises
+        ------
+        UserError
+            They are damaged.
+        """
+        kind, options = KINDS[self.description.options.kind], self.description.options
+        decider: Uncalibrated = kind.load(self.folder / kind.FILE, self.weights, options)  # type: ignore[arg-type]
+        calibration = self.description.calibration
+        return decider if calibration is None else CalibratedDecider(decider, calibration)
+
+
 def load_decider(folder: Path) -> tuple[Decider, dict[str, Any]]:
     """The decider of a folder and its description."""
-    description = read_json(folder / DESCRIPTION)
-    options = _OPTIONS.validate_python(description["options"])
-    kind = KINDS[options.kind]
-    decider: Uncalibrated = kind.load(folder / kind.FILE, options)  # type: ignore[arg-type]
-    if "calibration" not in description:
-        return decider, description
-    return CalibratedDecider(decider, Calibration.model_validate(description["calibration"])), description
+    stored = StoredDecider.read(folder)
+    return stored.load(), parse_json(folder / DESCRIPTION, stored.described)
 
 
 def decider_sha256(folder: Path) -> str:
     """Hash of weights and description."""
-    kind = KINDS[read_json(folder / DESCRIPTION)["options"]["kind"]]
-    return digest([file_sha256(folder / kind.FILE), file_sha256(folder / DESCRIPTION)])
+    return StoredDecider.read(folder).sha256

@@ -13,7 +13,7 @@ from whisper_router.features.open import open_features
 from whisper_router.features.reading import PRICED, arms_of, reading_costs
 from whisper_router.files import read_json, read_parquet
 from whisper_router.params import Params
-from whisper_router.paths import ARMS, DECIDER, MANIFEST
+from whisper_router.paths import ARMS, DECIDER, MANIFEST, TRANSCRIPTS
 
 BATCH = 64
 
@@ -39,6 +39,21 @@ def score_all(decider: Decider, reader: Reader, ids: Sequence[str]) -> Scores:
     return Scores(np.concatenate([*scores, np.empty(0)]), macs, reader.extractor)
 
 
+def _unheard_at_zero(made: Scores, ids: Sequence[str], cascade: bool) -> Scores:
+    """Score 0, at no cost, for what the router does not score: it goes to the weak arm without speech.
+
+    What the weak arm's decoder finds to be no speech is known before the decision in a cascade alone.
+    """
+    transcripts = read_parquet(TRANSCRIPTS)
+    weak = transcripts[transcripts["arm"] == "weak"].set_index("id")["no_speech"].loc[list(ids)]
+    silent = (weak.notna() & (cascade | (weak != "decoder"))).to_numpy(dtype=bool)
+    return replace(
+        made,
+        scores=np.where(silent, 0.0, made.scores),
+        macs={currency: np.where(silent, 0.0, values) for currency, values in made.macs.items()},
+    )
+
+
 def score_split(params: Params, name: str, ids: Sequence[str]) -> Scores:
     """Score utterances with a decider that train has made.
 
@@ -54,8 +69,8 @@ def score_split(params: Params, name: str, ids: Sequence[str]) -> Scores:
     if reader.extractor != description["extractor"]:
         raise UserError(f"{DECIDER / name} was trained on other features than {extractor}'s; run train again")
     made = score_all(decider, reader, ids)
-    if options.kind not in PRICED:
-        return made
-    durations = read_parquet(MANIFEST).set_index("id")["duration_s"].loc[list(ids)]
-    reading = reading_costs(options, durations, arms_of(read_json(ARMS)))
-    return replace(made, macs={name: values + reading[name] for name, values in made.macs.items()})
+    if options.kind in PRICED:
+        durations = read_parquet(MANIFEST).set_index("id")["duration_s"].loc[list(ids)]
+        reading = reading_costs(options, durations, arms_of(read_json(ARMS)))
+        made = replace(made, macs={name: values + reading[name] for name, values in made.macs.items()})
+    return _unheard_at_zero(made, ids, options.reads == "weak")

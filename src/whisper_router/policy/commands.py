@@ -11,17 +11,17 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
-from ruamel.yaml import YAML
 
 from whisper_router.cli_common import Json
 from whisper_router.errors import UserError
 
 
 def _options(text: str, decider: str) -> Any:
+    from whisper_router.params import load_yaml
     from whisper_router.policy.options import PolicyOptions
 
+    given = load_yaml(text, f"--try {text[:200]}")
     try:
-        given = YAML(typ="safe").load(text)
         return TypeAdapter(PolicyOptions).validate_python({"decider": decider, **given})
     except (ValidationError, TypeError) as error:
         raise UserError(

@@ -36,7 +36,7 @@ from whisper_router.policy.choose import Sample
 from whisper_router.policy.make import make_policy
 from whisper_router.policy.options import FixedOptions
 from whisper_router.policy.samples import labelled, read_labelled, score
-from whisper_router.router import Router
+from whisper_router.router import Router, write_files
 from whisper_router.store import ContentStore
 from whisper_router.wav import wav_bytes
 
@@ -63,7 +63,7 @@ def label_table(
 
 
 def router_scores(router: Router, rows: Sequence[Utterance]) -> np.ndarray:
-    """What the router's decider says of utterances.
+    """What the router's decider says of utterances; 0 where there is no speech.
 
     Raises
     ------
@@ -75,9 +75,9 @@ def router_scores(router: Router, rows: Sequence[Utterance]) -> np.ndarray:
     for start in tqdm(range(0, len(rows), size), "score", unit="batch"):
         found += router.decide([wav_bytes(row.load_or_raise(store)) for row in rows[start : start + size]])
     for row, decision in zip(rows, found, strict=True):
-        if decision.score is None:
+        if decision.error is not None:
             raise UserError(f"{row.id}: {decision.error}; leave it out of the table")
-    return np.array([decision.score for decision in found])
+    return np.array([decision.score or 0.0 for decision in found])
 
 
 def recalibrate(table: Path, name: str | None, folder: Path, target: Path) -> tuple[Policy, Policy]:
@@ -137,5 +137,6 @@ def recalibrate(table: Path, name: str | None, folder: Path, target: Path) -> tu
         provenance["recalibrated"] = {"from": name, "table": file_sha256(table)}
         provenance["sha256"]["policies"][after.name] = file_sha256(path)
         write_json(made / "provenance.json", provenance)
+        write_files(made)
         Router.load(made)
     return before, after

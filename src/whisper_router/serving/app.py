@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any
 
+import anyio
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
@@ -20,7 +21,7 @@ from whisper_router.serving.language import language_of
 from whisper_router.serving.problem import Problem
 from whisper_router.serving.savings import savings
 from whisper_router.serving.service import Answer, Service
-from whisper_router.serving.settings import Settings
+from whisper_router.serving.settings import PREFIX, Settings
 
 PAGE = files("whisper_router").joinpath("serving", "page.html").read_text(encoding="utf-8")
 TYPES = {"json": "application/json", "verbose_json": "application/json", "vtt": "text/vtt; charset=utf-8"}
@@ -64,9 +65,9 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        app.state.service.stop()
+        app.state.ended = await anyio.to_thread.run_sync(app.state.service.stop)
 
-    app = FastAPI(title="whisper-router", lifespan=lifespan, openapi_url=None)
+    app = FastAPI(title="whisper-router", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.state.service = Service(settings)
     _add_handlers(app, settings)
     _add_routes(app)
@@ -101,14 +102,20 @@ def _add_handlers(app: FastAPI, settings: Settings) -> None:
         try:
             given = request.headers.get("authorization", "")
             wanted = f"Bearer {key}"
-            if key and path.startswith("/v1/") and not hmac.compare_digest(given.encode(), wanted.encode()):
+            host = request.headers.get("host", "")
+            if not settings.allows(host):
+                message = (
+                    f"host {host[:100]!r} is not served here; {PREFIX}ALLOWED_HOSTS lists those that are"
+                )
+                response = _told(request, Problem(421, "unknown_host", message, None))
+            elif key and path.startswith("/v1/") and not hmac.compare_digest(given.encode(), wanted.encode()):
                 message = "send the API key as Authorization: Bearer <key>"
                 response = _told(request, Problem(401, "invalid_api_key", message, None))
             else:
                 response = await call_next(request)
         except Exception:
-            logger.exception("%s %s failed", request.method, path)
-            response = _told(request, Problem(500, "internal_error", "this is a fault of the server's", None))
+            logger.exception("%s %s failed", request.method, path[:200])
+            response = _told(request, Problem(500, "internal_error", "internal server error", None))
         endpoint = path if path in ENDPOINTS else "other"
         _service(request).metrics.requests.labels(endpoint, str(response.status_code)).inc()
         response.headers["X-Content-Type-Options"] = "nosniff"
@@ -133,7 +140,7 @@ def _add_routes(app: FastAPI) -> None:
     @app.post("/v1/decide")
     async def decide(request: Request) -> Response:
         answer = await _service(request).answer(request, transcribe=False)
-        keys = ("start_s", "end_s", "score", "arm", "model")
+        keys = ("start_s", "end_s", "score", "arm", "model", "no_speech")
         segments = [{key: row[key] for key in keys} for row in segment_rows(answer.made)]
         body = {**routing(answer.made), "duration": answer.made.duration_s, "segments": segments}
         return JSONResponse(body, headers=routing_headers(answer))

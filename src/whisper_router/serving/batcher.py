@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class QueueFullError(Exception):
-    """As much sound waits as may; try again after ``retry_s``."""
+    """Too much sound waits; try again after ``retry_s``."""
 
     def __init__(self, retry_s: float) -> None:
         super().__init__(f"the queue is full; try again in {retry_s:.0f} s")
@@ -155,13 +155,21 @@ class Batcher:
             self._changed.notify()
         return True
 
-    def stop(self) -> None:
-        """Finish the windows that wait, then end the workers; work for idle times is left."""
+    def stop(self, seconds: float | None = None) -> bool:
+        """Finish the windows that wait, then end the workers; work for idle times is left.
+
+        Parameters
+        ----------
+        seconds : float, optional
+            Do not wait for longer; False says that a worker is still in the middle of a batch.
+        """
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
+        deadline = None if seconds is None else time.monotonic() + seconds
         for thread in self._threads:
-            thread.join()
+            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _take(self) -> list[_Window] | Callable[[], None]:
         """The window that is due first and others that can run with it, without those of ended jobs.

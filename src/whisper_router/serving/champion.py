@@ -46,7 +46,7 @@ class Champion:
         version, place = self._newest()
         self.current = self._load(version, place, None)
         self._before: Served | None = None
-        self._refused: str | None = None
+        self._refused: set[str] = set()
         self._trouble: str | None = None
         self._woken, self._stopping = threading.Event(), False
         self._thread = threading.Thread(target=self._watch, name="champion", daemon=True)
@@ -92,27 +92,36 @@ class Champion:
             if self._stopping:
                 return
             if woken:
-                self._refused = self._trouble = None
+                self._refused.clear()
+                self._trouble = None
             try:
                 self._refresh()
                 self._trouble = None
-            except Exception as error:
-                if self._trouble != str(error):  # said once, however often it is looked at
-                    self._on_reload("failed")
-                    logger.warning("the router stays at version %s: %s", self.current.version, error)
-                self._trouble = str(error)
+            except BaseException as error:  # a panic in Rust is no Exception; whatever it is, this goes on
+                trouble = f"{type(error).__name__}: {error}"
+                if self._trouble != trouble:  # said once, however often it is looked at
+                    self._failed(f"the router stays at version {self.current.version}: {trouble}")
+                self._trouble = trouble
+
+    def _failed(self, message: str) -> None:
+        logger.warning(message)
+        self._on_reload("failed")
 
     def _refresh(self) -> None:
         version, place = self._newest()
-        if version in (self.current.version, self._refused):
+        if version == self.current.version or version in self._refused:
             return
         current, before = self.current, self._before
         try:
             back = before is not None and before.version == version
             self.current = before if before and back else self._load(version, place, current)
-        except Exception:
-            self._refused = version  # and is not loaded again and again
-            raise
+        except BaseException as error:
+            self._refused.add(version)  # and is not loaded again and again
+            reason = error if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            self._failed(
+                f"the router stays at version {current.version}; version {version} cannot be loaded: {reason}"
+            )
+            return
         self._before = current
         self._on_reload("swapped")
         logger.warning("the router is now version %s", version)

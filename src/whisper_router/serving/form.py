@@ -1,13 +1,9 @@
 """What a client asks for: OpenAI's form fields, read strictly and within limits."""
 
-import asyncio
 import math
 from dataclasses import dataclass
 
 from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message
 
 from whisper_router.errors import UserError
 from whisper_router.router import Router
@@ -18,7 +14,6 @@ from whisper_router.serving.settings import Settings
 
 ROUTED = "routed"
 ALIASES = ("whisper-1",)  # what OpenAI's clients ask for by default: routed
-FORM_BYTES = 64 << 10  # most that the fields beside the file take
 LISTS = ("timestamp_granularities", "include")  # sent with or without [] after the name
 TEXTS = ("model", "language", "prompt", "response_format", "temperature", "stream", "chunking_strategy")
 FIELDS = frozenset({"file", *TEXTS, *LISTS, *(f"{name}[]" for name in LISTS)})
@@ -68,56 +63,6 @@ def parse_model(model: str) -> tuple[str | None, float | None]:
     return None, threshold
 
 
-def _limited(request: Request, limit: int) -> Request:
-    """The request with a body that is refused as soon as it grows beyond a limit."""
-    message = f"the body is larger than {limit} bytes, this server's limit"
-    too_large = Problem(413, "file_too_large", message, "file", {"Connection": "close"})
-    stated = request.headers.get("content-length", "")
-    if stated.isdigit() and int(stated) > limit:
-        raise too_large
-    received = 0
-
-    async def receive() -> Message:
-        nonlocal received
-        event = await request.receive()
-        received += len(event.get("body", b""))
-        if received > limit:
-            raise too_large
-        return event
-
-    return Request(request.scope, receive)
-
-
-async def read_form(request: Request, settings: Settings) -> Asked:
-    """Read and check a multipart form.
-
-    Raises
-    ------
-    Problem
-        Too large, too slow, not a form, a field that is missing, unknown or cannot be honoured.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    limited = _limited(request, settings.max_bytes + FORM_BYTES)
-    if kind != "multipart/form-data":
-        raise Problem(
-            415, "unsupported_media_type", "send multipart/form-data with the audio as field file", None
-        )
-    try:
-        async with asyncio.timeout(settings.upload_s):
-            form = await limited.form(max_files=1, max_fields=20, max_part_size=FORM_BYTES)
-    except TimeoutError as error:
-        message = f"the body did not arrive within {settings.upload_s:g} s"
-        raise Problem(408, "upload_timeout", message, "file", {"Connection": "close"}) from error
-    except HTTPException as error:
-        raise Problem(400, "invalid_form", f"not a multipart form: {error.detail}") from error
-    except ClientDisconnect as error:
-        raise Problem(400, "disconnected", "the body ended early") from error
-    try:
-        return await _checked(form, settings)
-    finally:
-        await form.close()
-
-
 def _text(form: FormData, name: str) -> str:
     values = form.getlist(name)
     if len(values) > 1 or any(isinstance(value, UploadFile) for value in values):
@@ -133,7 +78,14 @@ def _unsupported(name: str, message: str) -> Problem:
     return Problem(400, "unsupported_parameter", f"{name}: {message}", name)
 
 
-async def _checked(form: FormData, settings: Settings) -> Asked:
+async def read_form(form: FormData, settings: Settings) -> Asked:
+    """Check a form that has arrived, and read its file.
+
+    Raises
+    ------
+    Problem
+        A field that is missing, unknown or cannot be honoured; a file that is empty or too large.
+    """
     unknown = sorted(set(form) - FIELDS)
     if unknown:
         raise Problem(400, "unknown_parameter", f"unknown field {unknown[0][:100]!r}", unknown[0][:100])

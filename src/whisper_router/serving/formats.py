@@ -78,7 +78,7 @@ def as_verbose(made: Transcript, language: str, more: dict[str, Any] | None = No
         for i, segment in enumerate(made.segments)
     ]
     routes = [
-        {key: getattr(segment, key) for key in ("start_s", "end_s", "arm", "model", "score")}
+        {key: getattr(segment, key) for key in ("start_s", "end_s", "arm", "model", "score", "no_speech")}
         for segment in made.segments
     ]
     return {

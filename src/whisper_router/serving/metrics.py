@@ -45,6 +45,14 @@ class Metrics:
         self.waiting = gauge("queue_windows", "Windows that wait.")
         self.waiting_s = gauge("queue_seconds", "Seconds of sound that wait.")
         self.open = gauge("open_requests", "Requests that are being read, wait or run.")
+        self.uploads = gauge("uploads", "Bodies in arrival, among the open requests.")
+        self.connections = gauge("connections", "Open connections.")
+        self.closed = counter(
+            "connections_closed",
+            "Connections that the server closed: idle, head, leftover, closing, unread (too long in that "
+            "phase), too_many, stopping.",
+            ("reason",),
+        )
         self.served = gauge("served", "1 for the router that is served.", ("version", "policy"))
         for arm in ("weak", "strong"):
             self.segments.labels(arm)

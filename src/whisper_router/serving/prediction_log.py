@@ -1,8 +1,8 @@
 """What was routed, in Parquet, for drift monitoring to read. No audio, and no text unless asked for."""
 
 import logging
-import os
 import threading
+import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import pandas as pd
 
 from whisper_router.decision import Transcript
 from whisper_router.errors import UserError
-from whisper_router.files import write_parquet
+from whisper_router.files import write_new_parquet
 
 COLUMNS = (
     "time",  # UTC, when the audio had arrived
@@ -55,7 +55,11 @@ logger = logging.getLogger(__name__)
 
 def row_of(made: Transcript, request: str, version: str, queue_s: float, latency_s: float) -> dict[str, Any]:
     """A row of the log."""
-    spoken = [(s.end_s - s.start_s, s.avg_logprob) for s in made.segments if s.avg_logprob is not None]
+    spoken = [
+        (s.end_s - s.start_s, s.avg_logprob)
+        for s in made.segments
+        if s.avg_logprob is not None and not s.no_speech
+    ]
     total = sum(seconds for seconds, _ in spoken)
     return {
         "time": datetime.now(UTC) - pd.Timedelta(seconds=latency_s),
@@ -82,7 +86,8 @@ class PredictionLog:
     Parameters
     ----------
     folder : Path
-        Gets ``<kind>-<UTC time>-<process>-<number>.parquet``.
+        Gets ``<kind>-<UTC time>-<random id of this log>-<number>.parquet``; several processes may share it,
+        and no file is ever replaced.
     rows : int
         Of a file.
     seconds : float
@@ -105,7 +110,10 @@ class PredictionLog:
         self._held: list[dict[str, Any]] = []
         self._lock, self._stopped = threading.Lock(), threading.Event()
         self._full = threading.Event()
-        self._files = 0
+        self._id, self._files = (
+            uuid.uuid4().hex,
+            0,
+        )  # a process id is no name: in containers all have the same
         self._thread = threading.Thread(target=self._write_in_time, name="prediction-log", daemon=True)
         self._thread.start()
 
@@ -130,14 +138,14 @@ class PredictionLog:
             return
         self._files += 1
         stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
-        path = self._folder / f"{self._kind}-{stamp}-{os.getpid()}-{self._files:06}.parquet"
+        path = self._folder / f"{self._kind}-{stamp}-{self._id}-{self._files:06}.parquet"
         table = pd.DataFrame(rows, columns=list(self._columns))
         kinds = {"policy": "string", "score": "float64", "threshold": "float64"}
         kinds |= {name: "float64" for name in self._columns if "avg_logprob" in name}
         kinds |= {name: "string" for name in self._columns if name.startswith("text")}
         table = table.astype(kinds)
         try:
-            write_parquet(path, table)
+            write_new_parquet(path, table)
         except OSError as error:
             logger.error("prediction log %s: %s", path, error)
             with self._lock:

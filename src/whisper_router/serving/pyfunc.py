@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,11 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
+
+if not __name__.startswith("whisper_router"):  # run from a model's folder: it stays as it was registered
+    sys.dont_write_bytecode = True
+    if __spec__ is not None and __spec__.cached:
+        Path(__spec__.cached).unlink(missing_ok=True)
 
 import whisper_router
 

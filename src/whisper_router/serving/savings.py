@@ -37,7 +37,10 @@ def _always_strong(segment: Segment, dims: dict[ArmName, Dims], frames: int) -> 
     strong = [work for work in segment.spent if work.arm == "strong" and work.tokens is not None]
     if strong:
         return _macs(dims["strong"], strong)
-    tokens = [work.tokens for work in segment.spent if work.tokens is not None][-1]
+    decoded = [work.tokens for work in segment.spent if work.tokens is not None]
+    if not decoded:
+        return 0  # no speech: the strong arm would not have decoded it either
+    tokens = decoded[-1]
     return arm_macs(dims["strong"], [(frames, tokens - dims["weak"].prompt + dims["strong"].prompt)])
 
 

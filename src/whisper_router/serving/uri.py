@@ -4,9 +4,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import mlflow
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 
 from whisper_router.errors import UserError
@@ -39,11 +42,27 @@ def router_folder(uri: str) -> Path:
     Raises
     ------
     UserError
-        There is no such model, version or alias.
+        There is no such model, version or alias, or its files are gone.
     """
-    with _known(uri):
+    model_version(uri)
+    try:
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"{uri} is in the registry, but its files are gone: {place_of(uri)}; restore that folder, or "
+            "serve another version (`whisper-router models`)"
+        ) from error
     return folder / "artifacts" / "router"
+
+
+def place_of(uri: str) -> str:
+    """Where the files of a registered model are, or should be: a local path, or a URI."""
+    return local_path(ModelsArtifactRepository.get_underlying_uri(uri))  # type: ignore[no-untyped-call]
+
+
+def local_path(uri: str) -> str:
+    """The path of a ``file:`` URI; another URI as it is."""
+    return url2pathname(urlsplit(uri).path) if uri.startswith("file:") else uri
 
 
 def model_version(uri: str) -> tuple[str, str]:
