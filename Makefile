@@ -36,10 +36,10 @@ test: $(INSTALLED) ## ruff, mypy and the tests that take seconds or run on real 
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not acceptance"
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadscope -m "not acceptance"
 
 acceptance: $(INSTALLED) ## the tests that kill, soak or serve for minutes
-	$(BIN)/pytest -m acceptance
+	$(BIN)/pytest -n 2 --dist loadfile -m acceptance
 
 bench: $(INSTALLED) ## engines side by side on the demo's speech -> docs/benchmark-engines.md (an hour on 2 cores)
 	$(BIN)/python benchmarks/engines.py
