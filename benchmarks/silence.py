@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["tiny.en", "base"])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    clips = draw(arguments.table, arguments.utterances)
+    clips = draw(arguments.table, arguments.utterances, 0)
     speech = [clip.audio for clip in clips]
     noise = [*made_noise(), *pauses(speech), *(np.zeros(s * SAMPLE_RATE, np.float32) for s in SECONDS)]
     rows = []

@@ -98,8 +98,9 @@ def test_ten_minutes_in_bounded_memory(folder, spoken, files, expected, tmp_path
     router = Router.load(folder)
     windows = router.process([once], [router.route()], transcribe=False)[0].segments
     threshold = float(np.median([window.score for window in windows]))
-    half = json.loads((folder / "policies/half.json").read_text())
-    (folder / "policies/windows.json").write_text(json.dumps(half | {"name": "windows", "threshold": threshold}))
+    policy = json.loads((folder / "policies/half.json").read_text())
+    policy |= {"name": "windows", "threshold": threshold}
+    (folder / "policies/windows.json").write_text(json.dumps(policy))
     seconds = rounds * whole.size / SAMPLE_RATE
     with server(str(folder), workers=2) as started:
         load(started.url, files, 2, 10)
