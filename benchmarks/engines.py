@@ -26,7 +26,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from whisper_router.machine import cores
+from whisper_router.environment import cores
 
 Transcribe = Callable[[Sequence[np.ndarray]], list[str]]
 Run = dict[str, Any]  # what a process is told: contestant, model, how

@@ -32,8 +32,8 @@ import psutil
 import soundfile
 
 from whisper_router.audio import SAMPLE_RATE
+from whisper_router.environment import cores
 from whisper_router.files import write_text
-from whisper_router.machine import cores
 
 TRANSCRIBE = "/v1/audio/transcriptions"
 HONEST = 4

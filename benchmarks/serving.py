@@ -24,8 +24,9 @@ import numpy as np
 import torch
 
 from whisper_router.asr.arm import Arm
+from whisper_router.environment import cores
 from whisper_router.files import write_json, write_text
-from whisper_router.machine import cores, machine_name
+from whisper_router.machine import machine_name
 from whisper_router.router import Router
 
 OUT = Path("docs/benchmark-serving.json")

@@ -17,7 +17,7 @@ import av
 import numpy as np
 import psutil
 import soundfile
-from sounds import bombs
+from sounds import bombs, sound_file
 
 ROOT = Path(__file__).parents[1]
 TRANSCRIBE = "/v1/audio/transcriptions"
@@ -63,12 +63,6 @@ def server(router: str, folder: Path = ROOT, **settings: object) -> Iterator[Ser
         process.wait()
 
 
-def _sound(samples: np.ndarray, kind: str, rate: int = 16_000, subtype: str | None = None) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate, format=kind, subtype=subtype)
-    return buffer.getvalue()
-
-
 def _silence(kind: str, hours: float, channels: int = 1) -> bytes:
     """Hours of silence in few bytes, written a minute at a time."""
     buffer = io.BytesIO()
@@ -104,7 +98,7 @@ def hostile_files() -> dict[str, bytes]:
     """Files that are no recording to transcribe, or far too much of one."""
     random = np.random.default_rng(0)
     noise = (random.standard_normal(32_000) * 3000).astype(np.int16)
-    wav, flac, ogg, mp3 = (_sound(noise, kind) for kind in ("WAV", "FLAC", "OGG", "MP3"))
+    wav, flac, ogg, mp3 = (sound_file(noise, 16_000, kind, None) for kind in ("WAV", "FLAC", "OGG", "MP3"))
     body = noise.tobytes()[:32_000]
     damaged = bytearray(flac)
     damaged[60:-1:7] = bytes(len(damaged[60:-1:7]))

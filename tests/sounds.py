@@ -9,6 +9,7 @@ from functools import cache
 
 import av
 import numpy as np
+import soundfile
 
 RATE = 16_000
 COVER = 4_000  # pixels a side: 48 MB once decoded
@@ -18,6 +19,15 @@ def noise(seconds: float, rate: int = RATE) -> np.ndarray:
     """16-bit samples that no codec takes for silence, shape (samples,)."""
     samples = np.random.default_rng(0).standard_normal(round(seconds * rate)) * 3000
     return samples.astype(np.int16)
+
+
+def sound_file(
+    samples: np.ndarray, rate: int, container: str = "FLAC", subtype: str | None = "PCM_16"
+) -> bytes:
+    """A file as libsndfile writes it."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, subtype, format=container)
+    return buffer.getvalue()
 
 
 def encode(

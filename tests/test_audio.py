@@ -1,26 +1,16 @@
 """Levels, hashes, segments and windows of samples."""
 
-import io
-
 import numpy as np
 import pytest
-import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sounds import sound_file
 
 from whisper_router.audio import SAMPLE_RATE as RATE
 from whisper_router.audio import audio_sha256, clipped_share, cut, level_db, windows
 from whisper_router.decode import load_audio
 
 few = settings(max_examples=25)
-
-
-def sound_file(
-    samples: np.ndarray, rate: int, container: str = "FLAC", subtype: str | None = "PCM_16"
-) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate, subtype, format=container)
-    return buffer.getvalue()
 
 
 def test_a_segment_is_the_stretch_asked_for():

@@ -7,9 +7,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sounds import sound_file
 
 from whisper_router.audio import SAMPLE_RATE as RATE
 from whisper_router.audio import AudioError, windows
@@ -52,14 +52,6 @@ def encode(samples: np.ndarray, name: str) -> bytes:
         for part in (*resampler.resample(frame), *resampler.resample(None)):
             container.mux(stream.encode(part))
         container.mux(stream.encode(None))
-    return buffer.getvalue()
-
-
-def sound_file(
-    samples: np.ndarray, rate: int, container: str = "FLAC", subtype: str | None = "PCM_16"
-) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate, subtype, format=container)
     return buffer.getvalue()
 
 
