@@ -44,6 +44,7 @@ from whisper_router.report.wrong import most_wrong
 from whisper_router.router import Router
 from whisper_router.slices import confusion, losing, slice_columns, slice_table
 from whisper_router.store import ContentStore
+from whisper_router.verdict import VERDICT, Candidate, judge
 from whisper_router.wav import wav_bytes
 
 
@@ -110,6 +111,17 @@ def _charts(
     }
 
 
+def _candidate(policy: Policy, sample: Sample) -> Candidate:
+    """A policy on labelled utterances, for the verdict."""
+    strong, known = sample.scores >= policy.threshold, policy.calibration
+    savings = {
+        name.removeprefix("saving_"): figure.value
+        for name, figure in known.figures.items()
+        if name.startswith("saving_") and figure.value is not None
+    }
+    return Candidate(strong, routed_cost(sample.pair, strong, sample.spent), known.wer_routed, savings)
+
+
 @flow(name="evaluate", validate_parameters=False)
 def evaluate() -> None:
     """Measure every policy, prove the packaged router against the cache, draw and report."""
@@ -133,6 +145,15 @@ def evaluate() -> None:
 
     chosen = policies[params.router.policy]
     sample = scored[chosen.decider]
+    verdict = judge(
+        part.pair,
+        {name: _candidate(policy, scored[policy.decider]) for name, policy in policies.items()},
+        (chosen.calibration.wer_weak, chosen.calibration.wer_strong),
+        part.models,
+        params.verdict,
+        options.bootstrap,
+        options.seed,
+    )
     router = Router.load(ROUTER)
     rows = manifest.set_index("id", drop=False).loc[ids]
     order = rows["id"].map(lambda id_: unit_interval("verify", id_))
@@ -154,6 +175,7 @@ def evaluate() -> None:
         write_json(folder / "slices.json", sliced)
         write_json(folder / "long.json", long)
         write_json(folder / "summary.json", shown)
+        verdict.write(folder / VERDICT.name)
     sweeps = {name: sweep(part.pair, one.scores, one.spent) for name, one in scored.items()}
     drawn = _charts(part, scored, sweeps, metrics, chosen, slices, DEMO_NOTE if is_demo(params) else None)
     with replacing_folder(PLOTS) as folder:
@@ -179,6 +201,7 @@ def evaluate() -> None:
         policies,
         metrics,
         chosen.name,
+        verdict,
         part.models,
         drawn,
         PLOTS,
@@ -191,6 +214,7 @@ def evaluate() -> None:
         long,
     )
     write_text(REPORT, text)
+    print(f"evaluate: VERDICT: {verdict.headline}")
     print(
         f"evaluate: {len(ids)} test utterances; WER weak {shown['wer_weak']:.1%}, "
         f"strong {shown['wer_strong']:.1%}, routed {shown['wer_routed']:.1%} with "

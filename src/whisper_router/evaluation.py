@@ -18,6 +18,7 @@ from whisper_router.features.kinds import AnyExtractor, blocks_of
 from whisper_router.features.options import Reads
 
 MIN_SPEAKERS = 10
+PAID = ("cpu_seconds", "macs")  # of the currencies that are known, costs are compared in the first
 
 Array = np.ndarray
 Costs = Mapping[str, Array]  # currency -> cost of each utterance
@@ -184,10 +185,30 @@ class Choice:
     strong: Array  # share of each utterance that goes to the strong arm, 0 to 1
 
 
+def paid_currency(costs: Costs) -> str:
+    """The currency in which costs are compared first: seconds where they were measured, else MACs."""
+    return next(currency for currency in PAID if currency in costs)
+
+
+def mixing_share(weak: Array, strong: Array, cost: Array) -> Array:
+    """The share of utterances to send to the strong arm at random so that this cost is paid, 0 to 1.
+
+    Parameters
+    ----------
+    weak, strong, cost : ndarray
+        Total costs of always-weak, of always-strong and to be met, of any one shape.
+    """
+    price = strong - weak
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.where(price == 0, 0.0, (cost - weak) / price)
+    return np.clip(share, 0.0, 1.0)
+
+
 def choices(pair: Pair, strong: Array, routed: Costs) -> dict[str, Choice]:
-    """The routed choice beside always-weak, always-strong, random at the same share, oracle and post-hoc."""
+    """The routed choice beside always-weak, always-strong, random at the same cost, oracle and both arms."""
     n = len(strong)
-    share = strong.mean() if n else 0.0
+    paid = paid_currency(routed)
+    share = float(mixing_share(*(costs[paid].sum() for costs in (pair.weak, pair.strong, routed))))
     better = pair.strong_logprob > pair.weak_logprob
     oracle = pair.label == 1
 
@@ -236,7 +257,9 @@ def figures(
     count, words = weights.sum(axis=1), weights @ pair.words
     wer = {name: weights @ choice.errors / words for name, choice in made.items()}
     share = weights @ routed.strong / count
-    wer["random"] = share * wer["strong"] + (1 - share) * wer["weak"]
+    paid = paid_currency(routed.cost)
+    mixed = mixing_share(*(weights @ made[name].cost[paid] for name in ("weak", "strong", "routed")))
+    wer["random"] = mixed * wer["strong"] + (1 - mixed) * wer["weak"]
     gap = wer["weak"] - wer["strong"]
     result = {f"wer_{name}": value for name, value in wer.items()}
     result |= {
@@ -252,7 +275,7 @@ def figures(
         result["gap_recovered"] = (wer["weak"] - wer["routed"]) / gap
     for currency in routed.cost:
         costs = {name: weights @ choice.cost[currency] for name, choice in made.items()}
-        costs["random"] = share * costs["strong"] + (1 - share) * costs["weak"]
+        costs["random"] = mixed * costs["strong"] + (1 - mixed) * costs["weak"]
         for name, cost in costs.items():
             result[f"{currency}_{name}"] = cost / costs["strong"]
         result[f"saving_{currency}"] = 1 - result[f"{currency}_routed"]

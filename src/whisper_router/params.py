@@ -21,7 +21,7 @@ from whisper_router.errors import UserError
 from whisper_router.features.kinds import FRAMED, AnyExtractor, blocks_of, encoder_of, parts_of
 from whisper_router.features.options import EncoderExtractor
 from whisper_router.files import write_text
-from whisper_router.policy.options import MEASURED, PolicyOptions
+from whisper_router.policy.options import MEASURED, PolicyOptions, VerdictOptions
 from whisper_router.retrain_options import GateOptions, RetrainOptions
 
 PARAMS = Path("params.yaml")
@@ -113,6 +113,7 @@ class Params(_Strict):
         None, pattern=r"^[\w.-]+$", description="NAME of costs/NAME.json: adds seconds and joules"
     )
     evaluate: EvaluateOptions = EvaluateOptions()
+    verdict: VerdictOptions = VerdictOptions()
     gate: GateOptions = GateOptions()
     retrain: RetrainOptions = RetrainOptions()
 
@@ -161,6 +162,11 @@ class Params(_Strict):
                     "`whisper-router cost --measure` and name its file in cost_table"
                 )
         _known("router.policy", self.router.policy, self.policies)
+        if self.verdict.currency in MEASURED and self.cost_table is None:
+            raise ValueError(
+                f"verdict.currency: {self.verdict.currency} takes a measured table; run "
+                "`whisper-router cost --measure` and name its file in cost_table"
+            )
         return self
 
     def _arms_have(self, where: str, extractor: AnyExtractor) -> None:

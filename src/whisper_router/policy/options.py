@@ -78,3 +78,14 @@ PolicyOptions = Annotated[
     | GuaranteeOptions,
     Field(discriminator="kind"),
 ]
+
+
+class VerdictOptions(BaseModel):
+    """When routing is worth it: the rule is in ``whisper_router.verdict``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tolerance: float = Field(1.0, gt=0, le=100, description="points of WER that count as equally good")
+    currency: Currency | None = Field(
+        None, description="of the costs; null: cpu_seconds where a cost table is named, else macs"
+    )

@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from whisper_router.findings import Finding
 from whisper_router.params import Params
@@ -27,6 +28,7 @@ from whisper_router.report.words import (
 )
 from whisper_router.report.wrong import Wrong
 from whisper_router.slices import losing
+from whisper_router.verdict import UNITS, Verdict
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,43 @@ def held(target: Mapping[str, Any] | None) -> str:
     return "yes" if target["met"] else "no"
 
 
+def code(text: str) -> Markup:
+    """Text in backquotes as HTML's code."""
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(text.split("`"))
+    )
+
+
+def standing_rows(verdict: Verdict) -> list[dict[str, Any]]:
+    """The choices of a verdict in words and with the widths of their bars, the cheapest first."""
+    highest = max(standing.wer for standing in verdict.standings) or 1.0
+    dearest = max(standing.cost for standing in verdict.standings)
+    titles = {"weak": f"{verdict.models['weak']} alone", "strong": f"{verdict.models['strong']} alone",
+              "random": "random at the same cost"}  # fmt: skip
+    answer = verdict.policy if verdict.outcome == "route" else verdict.outcome
+    return [
+        {
+            "title": titles.get(standing.name, f"policy {standing.name}"),
+            "words": verdict.share_words(standing.name),
+            "wer": "the reference"
+            if standing.name == "strong" and verdict.reference != "text"
+            else f"{standing.wer:.1%}",
+            "cost": f"{standing.cost:.0%}",
+            "wer_width": 100 * standing.wer / highest,
+            "cost_width": 100 * standing.cost / dearest,
+            "best": standing.name == answer,
+        }
+        for standing in sorted(verdict.standings, key=lambda standing: standing.cost)
+    ]
+
+
 def page(
     params: Params,
     manifest: pd.DataFrame,
     policies: Mapping[str, Policy],
     metrics: Mapping[str, Mapping[str, Any]],
     chosen: str,
+    verdict: Verdict,
     models: Mapping[str, str],
     charts: Mapping[str, Chart],
     plots: Path,
@@ -93,9 +126,10 @@ def page(
     environment.filters["percent"] = percent
     environment.filters["parts"] = parts
     environment.filters["held"] = held
+    environment.filters["code"] = code
     made = metrics[chosen]
     few = made["wer_weak"]["interval"]
-    currencies = currencies_of(made)
+    currencies = currencies_of(made, verdict.currency)
     rows = [
         {
             "name": CHOICE_NAMES[choice],
@@ -109,6 +143,11 @@ def page(
         too_few=few if isinstance(few, str) else None,
         models=models,
         chosen=chosen,
+        verdict=verdict,
+        standings=standing_rows(verdict),
+        next_steps=verdict.next_steps(chosen),
+        measure=verdict.measure,
+        unit=UNITS[verdict.currency],
         metrics=made,
         rows=rows,
         currencies=currencies,

@@ -17,9 +17,9 @@ CHOICE_NAMES = {
     "weak": "always weak",
     "strong": "always strong",
     "routed": "routed",
-    "random": "random at the same share",
+    "random": "random at the same cost",
     "oracle": "oracle",
-    "posthoc": "post-hoc (decode with both)",
+    "posthoc": "both, the surer text",
 }
 FIGURE_NAMES = {
     "threshold": "threshold",
@@ -52,9 +52,13 @@ def is_demo(params: Params) -> bool:
     return any(corpus.kind == "demo" for corpus in params.ingest.corpora)
 
 
-def currencies_of(metrics: Mapping[str, Any]) -> dict[str, str]:
-    """The currencies that metrics speak of, and what they count."""
-    found = {**CURRENCIES, **MEASURED}
+def currencies_of(metrics: Mapping[str, Any], first: str = "macs") -> dict[str, str]:
+    """The currencies that metrics speak of and what they count, those that a user pays in before MACs.
+
+    The paper's count is shown only where it is asked for as ``first``.
+    """
+    found = {name: meaning for name, meaning in {**MEASURED, **CURRENCIES}.items() if name != "macs_paper"}
+    found = {first: CURRENCY_LABEL[first]} | found
     return {name: meaning for name, meaning in found.items() if f"{name}_routed" in metrics}
 
 
