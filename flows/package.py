@@ -25,6 +25,7 @@ from whisper_router.router import Router, RouterDescription, write_files
 LOCK = Path("requirements.lock")
 NOT_SHAPING: dict[str, Any] = {
     "evaluate": True,
+    "verdict": True,
     "cost_table": True,
     "checks": True,
     "gate": True,

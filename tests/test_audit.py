@@ -408,7 +408,8 @@ def judged(tags, monkeypatch):
     ]
     cut = pd.DataFrame({"corpus": np.where(np.arange(n) < n // 2, "calls", "talks")})
     arms = (errors + np.arange(n) % 2, errors)
-    spent = (np.full(n, 100.0), np.full(n, 90.0))
+    values = {"champion": 100.0, "challenger": 90.0, "weak": 50.0, "strong": 110.0}
+    spent = {name: np.full(n, value) for name, value in values.items()}
     contest_ = Contest(*sides, np.arange(n) % 24, np.full(n, 10), *arms, spent, cut)
     with monkeypatch.context() as patch:
         patch.setattr(retraining, "champion", lambda client: "0")
@@ -421,7 +422,14 @@ def judged(tags, monkeypatch):
 
 
 def test_a_verdict_is_judged_again(judged, tags, edit):
-    assert [verdict.rule for verdict in judged] == ["size", "improvement", "slices", "guarantee", "latency"]
+    assert [verdict.rule for verdict in judged] == [
+        "size",
+        "worth",
+        "improvement",
+        "slices",
+        "guarantee",
+        "latency",
+    ]
     assert all(verdict.passed for verdict in judged)
     links = {link.name: link for link in chain(registered("1"))}
     assert links["gate"].holds

@@ -20,6 +20,7 @@ from whisper_router.gate import (
     latency,
     size,
     slices,
+    worth,
 )
 from whisper_router.policy.calibrate import Policy, Promise
 from whisper_router.retrain_options import GateOptions
@@ -30,6 +31,11 @@ OPTIONS = GateOptions(resamples=300)
 
 def side(errors: np.ndarray, seconds: float = 0.5) -> Performance:
     return Performance(errors, np.full(len(errors), seconds), np.zeros(len(errors), bool), Path())
+
+
+def macs(champion: float, challenger: float, weak: float = 20.0) -> dict[str, np.ndarray]:
+    values = {"champion": champion, "challenger": challenger, "weak": weak, "strong": 110.0}
+    return {name: np.full(N, value) for name, value in values.items()}
 
 
 @pytest.fixture
@@ -45,7 +51,7 @@ def contest() -> Contest:
         np.full(N, 10),
         weak,
         errors,
-        (np.full(N, 100.0), np.full(N, 100.0)),
+        macs(100.0, 100.0),
         pd.DataFrame({"corpus": np.where(np.arange(N) < N // 2, "calls", "talks")}),
     )
 
@@ -64,7 +70,7 @@ def test_fewer_errors_pass_and_say_how_much_of_the_gap(contest):
 
 
 def test_a_saving_passes_only_at_equal_errors(contest):
-    cheaper = replace(contest, macs=(np.full(N, 100.0), np.full(N, 80.0)))
+    cheaper = replace(contest, macs=macs(100.0, 80.0))
     assert improvement(cheaper, OPTIONS).passed
     worse = contest.champion.errors + (np.arange(N) % 8 == 0)
     verdict = improvement(replace(cheaper, challenger=side(worse)), OPTIONS)
@@ -77,6 +83,31 @@ def test_a_gain_that_one_speaker_makes_is_none(contest):
     verdict = improvement(replace(contest, challenger=side(better), macs=None), OPTIONS)
     assert not verdict.passed
     assert "costs are not compared" in verdict.detail
+
+
+def test_a_challenger_that_an_arm_alone_dominates_is_not_worth_serving(contest):
+    assert worth(contest).passed
+    bad = side(contest.weak_errors + 1)
+    verdict = worth(replace(contest, challenger=bad))
+    assert not verdict.passed
+    assert "always-weak has WER 15." in verdict.detail
+    assert "the challenger 25." in verdict.detail
+    assert worth(replace(contest, challenger=bad, macs=macs(100.0, 10.0))).passed  # cheaper than the weak arm
+    dear = worth(replace(contest, macs=macs(120.0, 120.0)))
+    assert not dear.passed
+    assert "always-strong" in dear.detail
+    assert "the champion is not worth serving either: always-strong" in dear.detail
+
+
+def test_evidence_without_the_costs_of_the_arms_is_judged_as_it_was(contest, routers):
+    kept = {name: contest.macs[name] for name in ("champion", "challenger")}
+    older = replace(contest, challenger=replace(contest.challenger, router=routers["confidence"]), macs=kept)
+    assert [verdict.rule for verdict in judge(older, OPTIONS)] == [
+        "improvement",
+        "slices",
+        "guarantee",
+        "latency",
+    ]
 
 
 def test_few_speakers_are_not_judged(contest):
@@ -104,7 +135,7 @@ def test_slower_or_larger_than_allowed_fails(contest):
 def test_every_rule_is_judged(contest, routers):
     judged = replace(contest, challenger=replace(contest.challenger, router=routers["confidence"]))
     verdicts = {verdict.rule: verdict for verdict in judge(judged, OPTIONS)}
-    assert list(verdicts) == ["improvement", "slices", "guarantee", "latency"]
+    assert list(verdicts) == ["worth", "improvement", "slices", "guarantee", "latency"]
     assert verdicts["guarantee"] == Verdict("guarantee", True, "policy half (strong_share) promises nothing")
 
 
@@ -161,7 +192,7 @@ def test_what_a_verdict_was_made_of_is_kept_and_gives_the_same_verdict(contest, 
     read = Evidence.read(tmp_path / "gate", router)
     assert (read.options, read.size_bytes, read.champion) == (OPTIONS, 1234, "3")
     assert read.judge() == evidence.judge()
-    assert len(read.judge()) == 5
+    assert len(read.judge()) == 6
 
 
 @pytest.mark.parametrize("champion", [None, "3"])

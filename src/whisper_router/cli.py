@@ -72,7 +72,7 @@ def run(
     from whisper_router.asr.weights import find_checkpoint
     from whisper_router.params import edit_params, load_params
     from whisper_router.run import run as run_dag
-    from whisper_router.summary import show_summary
+    from whisper_router.summary import show_next, show_summary
 
     if assignments or preset:
         edit_params(preset, assignments)
@@ -83,8 +83,9 @@ def run(
     for arm in (params.arms.weak, params.arms.strong):
         find_checkpoint(arm.model)  # before DVC removes the outputs of the last run
     run_dag()
-    show_summary(Console())
-    print("\nNext: whisper-router register --champion")
+    console = Console()
+    show_summary(console)
+    show_next(console)
 
 
 @app.command()
@@ -206,13 +207,16 @@ def register(
         bool,
         typer.Option("--commit", help="Commit dvc.lock and params.yaml first, and nothing else."),
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --champion: even if the verdict is not to route.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Record the last run in MLflow and register its router; the same dvc.lock registers nothing twice."""
     from whisper_router.promotion import CHAMPION, MODEL
     from whisper_router.registry import register as register_model
 
-    made = register_model(champion or None, embed_weights, commit)
+    made = register_model(champion or None, embed_weights, commit, force)
     show_uncommitted(made.uncommitted)
     if as_json:
         print(json.dumps(asdict(made)))

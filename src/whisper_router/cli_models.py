@@ -13,6 +13,7 @@ from rich.table import Table
 from whisper_router.cli_common import Json
 
 Version = Annotated[str, typer.Argument(help="Number or alias of a version.", show_default=False)]
+OUTCOMES = {"route": "route", "weak": "weak only", "strong": "strong only", "open": "open"}
 HEADINGS = ("weak", "strong", "routed", "to str.", "gap", "saved")
 CAPTION = (
     "WER of the test split: always-weak, -strong, routed; share sent to strong; gap recovered; macs saved"
@@ -42,7 +43,7 @@ def show_uncommitted(paths: Sequence[str]) -> None:
 
 
 def models(as_json: Json = False) -> None:
-    """List the registered versions: aliases, the gate's verdict, key figures on the test split."""
+    """List the registered versions: aliases, verdict, gate, key figures on the test split."""
     from whisper_router.promotion import KEY_FIGURES, MODEL
     from whisper_router.promotion import models as all_models
 
@@ -54,14 +55,18 @@ def models(as_json: Json = False) -> None:
         print(f"{MODEL} has no version yet; `whisper-router register` makes one")
         return
     table = Table(title=MODEL, caption=CAPTION, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in ("", "registered", "gate", *HEADINGS):
+    for heading in ("", "registered", "verdict", "gate", *HEADINGS):
         table.add_column(heading, no_wrap=True)
     for row in rows:
         figures = ["-" if row[name] is None else f"{row[name]:.1%}" for name in KEY_FIGURES]
         name = " ".join([row["version"], *row["aliases"]])
-        table.add_row(name, row["registered"][:10], row["gate"] or "-", *figures)
+        table.add_row(
+            name, row["registered"][:10], OUTCOMES.get(row["verdict"], "-"), row["gate"] or "-", *figures
+        )
     console = Console()
     console.print(table)
+    if says := rows[-1]["verdict_says"]:
+        console.print(f"version {rows[-1]['version']}: VERDICT: {says}", highlight=False)
     for row in rows:
         for rule, verdict in row["rules"].items():
             if verdict.startswith("failed"):
@@ -71,7 +76,9 @@ def models(as_json: Json = False) -> None:
 def promote(
     version: Version,
     reason: Reason = "by hand",
-    force: Annotated[bool, typer.Option("--force", help="Even if it failed the gate.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if it failed the gate or is not worth serving.")
+    ] = False,
 ) -> None:
     """Let a version serve: move the alias champion to it."""
     from whisper_router.promotion import CHAMPION, MODEL
@@ -102,6 +109,8 @@ def compare(a: Version, b: Version, as_json: Json = False) -> None:
         print(json.dumps(made))
         return
     console = Console()
+    for version, says in zip((a, b), made.pop("verdict")[0][1:], strict=True):
+        console.print(f"version {version}: VERDICT: {says or 'none was kept'}", highlight=False)
     for kind, rows in made.items():
         table = Table(kind, a, b, *(["difference"] if kind == "metrics" else []))
         for name, first, second in rows:

@@ -12,7 +12,7 @@ from whisper_router.promotion import CHAMPION, MODEL
 from whisper_router.registry import LOCK, register
 from whisper_router.router import Router
 from whisper_router.run import run
-from whisper_router.summary import show_summary
+from whisper_router.summary import show_next, show_summary
 
 
 def _committed_lock() -> str | None:
@@ -65,13 +65,11 @@ def run_demo(console: Console) -> None:
     labels = pd.read_parquet(LABELS)
     clip = labels.loc[labels["split"] == "test", "id"].iloc[0]
     row = pd.read_parquet(MANIFEST).set_index("id").loc[clip]
-    uri = f"models:/{MODEL}@{CHAMPION}"
+    uri = f"models:/{MODEL}@{CHAMPION}" if registered.champion else f"models:/{MODEL}/{registered.version}"
     with console.status(f"transcribing one clip through {uri}"):
         (made,) = Router.load(uri).transcribe([row["audio"]])
     show_summary(console)
     state = "registered" if registered.new else "registered before"
-    if not registered.champion:
-        state += f"; {CHAMPION} stays on another, `whisper-router register --{CHAMPION}` moves it"
     console.print(
         f"  model: {MODEL} version {registered.version} ({state}), {uri} in mlruns/mlflow.db",
         highlight=False,
@@ -85,9 +83,11 @@ def run_demo(console: Console) -> None:
     )
     if difference:
         console.print(f"\n{difference}", style="yellow", highlight=False)
+    console.print()
+    show_next(console)
     console.print(
-        f"\nNext: .venv/bin/whisper-router transcribe --router {uri} YOUR.wav\n"
-        "      or your own corpus: README.md, 'Your own corpus'",
+        f"      .venv/bin/whisper-router transcribe --router {uri} YOUR.wav\n"
+        "      your own audio: README.md, 'Your own corpus'",
         highlight=False,
         soft_wrap=True,
     )

@@ -1,6 +1,6 @@
 """Whether a challenger may serve: rules of params.yaml, each with a verdict and the figures behind it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ class Contest:
     words: np.ndarray
     weak_errors: np.ndarray  # of today's labels
     strong_errors: np.ndarray
-    macs: tuple[np.ndarray, np.ndarray] | None  # of champion and challenger; None: not of today's arms
+    macs: Mapping[str, np.ndarray] | None  # of SPENDERS; None: the champion or challenger has other arms
     slices: pd.DataFrame  # a column a slicing
 
 
@@ -54,8 +54,7 @@ def improvement(contest: Contest, options: GateOptions) -> Verdict:
             "gap": weights @ (contest.weak_errors - contest.strong_errors) / words,
         }
         if contest.macs is not None:
-            spent = [weights @ side for side in contest.macs]
-            found["saving"] = 1 - spent[1] / spent[0]
+            found["saving"] = 1 - weights @ contest.macs["challenger"] / (weights @ contest.macs["champion"])
         return found
 
     made = with_intervals(figures, contest.speakers, options.resamples, 0)
@@ -98,6 +97,35 @@ def slices(contest: Contest, options: GateOptions) -> Verdict:
     if lost:
         return Verdict("slices", False, max(lost)[1] + f"; allowed {options.max_slice_loss:.2%}")
     return Verdict("slices", True, f"none of {judged} slices rose by more than {options.max_slice_loss:.2%}")
+
+
+def dominating(contest: Contest, side: str) -> str | None:
+    """The arm alone that has no more errors and no higher cost than a side, in words; None if neither has."""
+    macs = contest.macs
+    if macs is None or "weak" not in macs:
+        return None
+    performance: Performance = getattr(contest, side)
+    errors, words = performance.errors.sum(), contest.words.sum()
+    for arm in ("weak", "strong"):
+        own = getattr(contest, f"{arm}_errors").sum()
+        if own <= errors and macs[arm].sum() <= macs[side].sum():
+            costs = [f"{macs[name].sum() / macs['strong'].sum():.0%}" for name in (arm, side)]
+            return (
+                f"always-{arm} has WER {own / words:.2%} at {costs[0]} of always-strong's macs, the {side} "
+                f"{errors / words:.2%} at {costs[1]}"
+            )
+    return None
+
+
+def worth(contest: Contest) -> Verdict:
+    """Neither arm alone does as well as the challenger for no more; says so where one does of the champion."""
+    if contest.macs is None:
+        return Verdict("worth", True, "costs are not compared: the champion's arms are others")
+    found, before = dominating(contest, "challenger"), dominating(contest, "champion")
+    said = found or "neither arm alone does as well as the challenger for no more"
+    if before:
+        said += f"; the champion is not worth serving either: {before}"
+    return Verdict("worth", found is None, said)
 
 
 def default_policy(router: Path) -> Policy:
@@ -145,6 +173,8 @@ def size(size_bytes: int, options: GateOptions) -> Verdict:
 
 def judge(contest: Contest, options: GateOptions) -> Iterator[Verdict]:
     """The rules that take both models' transcripts."""
+    if contest.macs is None or "weak" in contest.macs:  # older evidence does not hold the arms' costs
+        yield worth(contest)
     yield improvement(contest, options)
     yield slices(contest, options)
     yield guarantee(contest, default_policy(contest.challenger.router), options)
@@ -153,6 +183,7 @@ def judge(contest: Contest, options: GateOptions) -> Iterator[Verdict]:
 
 CONTEST, EVIDENCE = "contest.parquet", "gate.json"  # files of the evidence
 SIDES = ("champion", "challenger")
+SPENDERS = (*SIDES, "weak", "strong")
 
 
 @dataclass(frozen=True)
@@ -191,7 +222,7 @@ class Evidence:
             side: Performance = getattr(contest, name)
             columns |= {f"{name}_{part}": getattr(side, part) for part in ("errors", "seconds", "strong")}
         if contest.macs is not None:
-            columns |= {f"{name}_macs": spent for name, spent in zip(SIDES, contest.macs, strict=True)}
+            columns |= {f"{name}_macs": spent for name, spent in contest.macs.items()}
         columns |= {f"slice_{name}": contest.slices[name].to_numpy() for name in contest.slices}
         write_parquet(folder / CONTEST, pd.DataFrame(columns))
 
@@ -212,7 +243,7 @@ class Evidence:
             )
             for name in SIDES
         )
-        spent = [table[f"{name}_macs"].to_numpy() for name in SIDES if f"{name}_macs" in table]
+        spent = {name: table[f"{name}_macs"].to_numpy() for name in SPENDERS if f"{name}_macs" in table}
         cut = {name.removeprefix("slice_"): table[name] for name in table if name.startswith("slice_")}
         contest = Contest(
             champion,
@@ -221,7 +252,7 @@ class Evidence:
             table["words"].to_numpy(),
             table["errors_weak"].to_numpy(),
             table["errors_strong"].to_numpy(),
-            (spent[0], spent[1]) if spent else None,
+            spent or None,
             pd.DataFrame(cut),
         )
         return cls(options, contest=contest, **said)

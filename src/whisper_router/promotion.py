@@ -20,6 +20,7 @@ MODEL = "whisper-router"
 CHAMPION = "champion"
 VERDICT = "gate"  # tag of a version: passed, or failed
 RULE = "gate."  # prefix of the tags with each rule's verdict
+WORTH, LEANING, SAYS = "verdict", "verdict.leaning", "verdict.says"  # tags: whether routing is worth it
 _MOVE = "champion."
 
 Action = Literal["register", "promote", "rollback"]
@@ -97,7 +98,7 @@ def promote(version: str, reason: str, force: bool = False) -> Move | None:
     Raises
     ------
     UserError
-        No such version, or one that failed the gate, unless ``force``.
+        No such version, or one that failed the gate or whose verdict is not to route, unless ``force``.
     """
     client = registry()
     found = find_version(client, version)
@@ -113,6 +114,11 @@ def promote(version: str, reason: str, force: bool = False) -> Move | None:
         raise UserError(
             f"{MODEL} version {number} failed the gate; --force promotes it all the same.\n  "
             + "\n  ".join(failed)
+        )
+    if found.tags.get(LEANING, "route") != "route" and not force:
+        raise UserError(
+            f"{MODEL} version {number} is not worth serving; --force promotes it all the same.\n  "
+            f"VERDICT: {found.tags[SAYS]}"
         )
     return move_champion(client, number, "promote", reason)
 
@@ -168,6 +174,8 @@ def describe(client: MlflowClient, version: ModelVersion) -> dict[str, Any]:
         "registered": datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(
             timespec="seconds"
         ),
+        "verdict": version.tags.get(WORTH),
+        "verdict_says": version.tags.get(SAYS),
         "gate": version.tags.get(VERDICT),
         "rules": {
             key.removeprefix(RULE): value
@@ -192,19 +200,20 @@ def models() -> list[dict[str, Any]]:
 
 
 def compare(a: str, b: str) -> dict[str, list[tuple[str, Any, Any]]]:
-    """What differs between two versions: (name, of a, of b) of metrics and params.
+    """What differs between two versions: (name, of a, of b) of verdicts, metrics and params.
 
     Metrics are all listed where the versions share them; params where they differ.
     """
     client = registry()
-    runs = []
+    runs, says = [], []
     for version in (a, b):
         found = find_version(client, version)
         if not found.run_id:
             raise UserError(f"{MODEL} version {found.version} has no run: it was registered by hand")
         runs.append(client.get_run(found.run_id).data)
+        says.append(found.tags.get(SAYS))
     metrics, params = ([getattr(run, kind) for run in runs] for kind in ("metrics", "params"))
-    return {
+    return {"verdict": [("verdict", *says)]} | {
         kind: [
             (name, first.get(name), second.get(name))
             for name in sorted({*first, *second})

@@ -25,7 +25,7 @@ from whisper_router.gate import Evidence
 from whisper_router.hashing import file_sha256
 from whisper_router.params import PARAMS, load_params
 from whisper_router.paths import ARMS, DECIDER, LABELS, METRICS, PLOTS, REPORT, ROUTER
-from whisper_router.promotion import MODEL, champion, move_champion, registry
+from whisper_router.promotion import LEANING, MODEL, SAYS, WORTH, champion, move_champion, registry
 from whisper_router.report.words import DEMO_NOTE, is_demo
 from whisper_router.router import HF, WEIGHTS, write_files
 from whisper_router.seal import (
@@ -41,6 +41,7 @@ from whisper_router.seal import (
 )
 from whisper_router.serving.signature import example, signature
 from whisper_router.serving.uri import local_path
+from whisper_router.verdict import VERDICT, Verdict
 
 EXPERIMENT = "whisper-router"
 LOCK = Path("dvc.lock")
@@ -196,26 +197,40 @@ def keep_evidence(client: MlflowClient, version: ModelVersion, evidence: Evidenc
     client.set_model_version_tag(MODEL, str(version.version), GATE_TAG, seal)
 
 
-def register(alias: bool | None = None, embed_weights: bool = False, commit: bool = False) -> Registered:
+def register(
+    alias: bool | None = None, embed_weights: bool = False, commit: bool = False, force: bool = False
+) -> Registered:
     """Register the DAG's outputs: once for each content of dvc.lock.
 
     Parameters
     ----------
     alias : bool, optional
-        Move ``champion`` to this version, or not; left out, the alias is set where there is none.
+        Move ``champion`` to this version, or not; left out, the alias is set where there is none and the
+        verdict is to route.
     embed_weights : bool
         Put the Whisper checkpoints into the model; else it refers to them by name, SHA-256 and size.
     commit : bool
         Commit dvc.lock and params.yaml first, so that the version comes from a commit.
+    force : bool
+        Move ``champion`` even where the verdict is not to route.
 
     Raises
     ------
     UserError
-        The DAG has not run yet, nothing can be committed, or the registry is that of another place.
+        The DAG has not run yet, nothing can be committed, the registry is that of another place, or the alias
+        is wanted for a router that is not worth serving.
     """
-    for path in (LOCK, ROUTER / "router.json", METRICS / "summary.json", REPORT):
+    for path in (LOCK, ROUTER / "router.json", METRICS / "summary.json", VERDICT, REPORT):
         if not path.exists():
             raise UserError(f"{path}: not there yet; run `whisper-router run` first")
+    verdict = Verdict.read()
+    if alias and not verdict.routes and not force:
+        raise UserError(
+            "this router is not worth serving; --force lets it serve all the same.\n"
+            f"  VERDICT: {verdict.headline}"
+        )
+    if alias is None and not verdict.routes:
+        alias = False
     client = registry()
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment:
@@ -242,8 +257,11 @@ def register(alias: bool | None = None, embed_weights: bool = False, commit: boo
     tags["git_dirty"] = str(bool(git.text("status", "--porcelain", "--untracked-files=no"))).lower()
     if open_:
         tags["uncommitted"] = ",".join(open_)
+    notes = [f"**VERDICT: {verdict.headline}**", verdict.basis]
     if is_demo(load_params()):
-        tags["mlflow.note.content"] = DEMO_NOTE
+        notes.append(DEMO_NOTE)
+    tags["mlflow.note.content"] = "\n\n".join(notes)
+    tags |= {WORTH: verdict.outcome, LEANING: verdict.leaning, SAYS: verdict.headline}
     with (
         _router(embed_weights) as router,
         mlflow.start_run(experiment_id=experiment_id, run_name=f"router-{lock[:8]}", tags=tags) as run,

@@ -29,7 +29,7 @@ from whisper_router.errors import UserError
 from whisper_router.evaluation import build_pair, routed_cost, spent_on
 from whisper_router.features.kinds import AnyExtractor
 from whisper_router.files import read_json, write_text
-from whisper_router.gate import Contest, Evidence, Verdict
+from whisper_router.gate import SIDES, Contest, Evidence, Verdict
 from whisper_router.hashing import digest, file_sha256
 from whisper_router.intake import corpus_folder
 from whisper_router.params import Params, load_yaml
@@ -229,22 +229,25 @@ def hold_contest(version: ModelVersion, current: ModelVersion) -> Contest:
 
 def _macs(
     labels: pd.DataFrame, transcripts: pd.DataFrame, sides: tuple[Performance, Performance]
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """What both spend on each utterance, deciders left out; None where one has other arms than the labels."""
+) -> dict[str, np.ndarray] | None:
+    """What both and either arm alone spend on each utterance, deciders left out.
+
+    None where one has other arms than the labels.
+    """
     arms = read_json(ARMS)
     references = arm_references(arms)
     today = [digest(references[name].spec()) for name in ("weak", "strong")]
     pair = build_pair(labels, transcripts, {name: Dims(**arm["dims"]) for name, arm in arms.items()})
-    spent = []
-    for side in sides:
+    spent = {arm: getattr(pair, arm)["macs"] for arm in ("weak", "strong")}
+    for name, side in zip(SIDES, sides, strict=True):
         described = read_json(side.router / "router.json")
         bound = read_json(side.router / "policies" / f"{described['policy']}.json")["bound"]
         if [bound["weak_arm"], bound["strong_arm"]] != today:
             return None
         extractor: AnyExtractor = EXTRACTOR.validate_python(described["extractor"])
         paid = spent_on(extractor, {"macs": np.zeros(len(labels))})
-        spent.append(routed_cost(pair, side.strong, paid)["macs"])
-    return spent[0], spent[1]
+        spent[name] = routed_cost(pair, side.strong, paid)["macs"]
+    return spent
 
 
 def verdicts_of(version: ModelVersion) -> list[Verdict]:

@@ -1,62 +1,71 @@
-"""What a person wants to know after a run: figures, places, the next command."""
+"""What a person wants to know after a run: the verdict, figures, places, the next command."""
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from whisper_router.cost import CURRENCIES
 from whisper_router.files import read_json, read_parquet
 from whisper_router.findings import warned
 from whisper_router.params import load_params
 from whisper_router.paths import ARMS, CHECKED, LABELS, METRICS, PLOTS, REJECTED, REPORT, ROUTER
-from whisper_router.report.words import CHOICE_NAMES, DEMO_NOTE, is_demo, percent
+from whisper_router.report.words import CHOICE_NAMES, DEMO_NOTE, currencies_of, is_demo, percent
+from whisper_router.verdict import Verdict
+
+COLOURS = {"route": "bold green", "weak": "bold red", "strong": "bold red", "open": "bold yellow"}
 
 
 def show_summary(console: Console) -> None:
-    """Print the packaged router's figures on the test split, and where everything is."""
-    params, arms = load_params(), read_json(ARMS)
+    """Print the verdict and the packaged router's figures on the test split, and where everything is."""
+    params, arms, verdict = load_params(), read_json(ARMS), Verdict.read()
     labels, metrics = read_parquet(LABELS), read_json(METRICS / "test.json")
-    counts = metrics["counts"]
+    counts, policy = metrics["counts"], params.router.policy
     console.print()
-    console.rule(
-        f"whisper-router: {arms['weak']['model']} -> {arms['strong']['model']}, {params.router.policy}"
-    )
+    console.rule(f"whisper-router: {arms['weak']['model']} -> {arms['strong']['model']}, {policy}")
+    console.print(f"VERDICT: {verdict.headline}", style=COLOURS[verdict.outcome], highlight=False)
+    console.print(verdict.basis, highlight=False)
     if is_demo(params):
         console.print(DEMO_NOTE, style="yellow")
     console.print(
-        f"{len(labels)} utterances labelled, {labels['label'].sum()} need the strong arm. Test split: "
+        f"\n{len(labels)} utterances labelled, {labels['label'].sum()} need the strong arm. Test split: "
         f"{counts['utterances']} utterances of {counts['speakers']} speakers, "
-        f"{counts['need_strong']} need it, {counts['sent_to_strong']} were sent to it."
+        f"{counts['need_strong']} need it, {policy} sent {counts['sent_to_strong']} to it.",
+        highlight=False,
     )
     few = metrics["wer_weak"]["interval"]
     intervals = (
         f"No intervals: {few}." if isinstance(few, str) else "95 % intervals by a bootstrap over speakers."
     )
-    table = Table(caption=f"{intervals} Costs are shares of always-strong's.")
-    for column in ("choice", "WER", *(f"cost in {currency}" for currency in CURRENCIES)):
+    currencies = currencies_of(metrics, verdict.currency)
+    table = Table(caption=f"{intervals} Costs are shares of always-strong's.", box=box.SIMPLE_HEAD)
+    for column in ("choice", "WER", *(f"cost in {currency}" for currency in currencies)):
         table.add_column(column, justify="left" if column == "choice" else "right")
     for choice, name in CHOICE_NAMES.items():
-        costs = [percent({"value": metrics[f"{currency}_{choice}"]["value"]}) for currency in CURRENCIES]
+        costs = [percent({"value": metrics[f"{currency}_{choice}"]["value"]}) for currency in currencies]
         style = "bold" if choice == "routed" else None
         table.add_row(name, percent(metrics[f"wer_{choice}"]), *costs, style=style)
     console.print(table)
-    for name, text in (
-        ("strong_share", "share sent to strong"),
-        ("accuracy", "decision accuracy"),
-        ("auroc", "AUROC"),
-        ("gap_recovered", "WER gap recovered"),
-        ("saving_macs", "saving in macs (cached decoder, all products)"),
-        ("saving_macs_paper", "saving in macs_paper (the paper's count)"),
-    ):
-        console.print(f"  {text}: {percent(metrics[name])}", highlight=False)
+    if params.cost_table is None:
+        console.print(
+            "  Costs are counted. `whisper-router cost --measure` measures seconds of this machine; then\n"
+            "  `whisper-router run -S cost_table=NAME` has them too.",
+            highlight=False,
+        )
     rejected, warnings = read_json(REJECTED), warned([read_json(path) for path in CHECKED])
     if rejected or warnings:
-        names = ", ".join(verdict["name"] for verdict in warnings)
+        names = ", ".join(warning["name"] for warning in warnings)
         said = f"; expectations that do not hold: {names}" if names else ""
         console.print(f"  data: {len(rejected)} rows were left out{said}; the report names them")
     for text, place in (
-        ("chart", PLOTS / "frontier_macs.png"),
         ("report", REPORT),
+        ("chart", PLOTS / f"frontier_{verdict.currency}.png"),
         ("router", ROUTER),
         ("metrics", METRICS / "test.json"),
     ):
         console.print(f"  {text}: {place.absolute()}", highlight=False, soft_wrap=True)
+
+
+def show_next(console: Console) -> None:
+    """Print what to do after a run, as the verdict has it."""
+    steps = Verdict.read().next_steps(load_params().router.policy)
+    for number, step in enumerate(steps):
+        console.print(f"{'Next:' if number == 0 else '     '} {step}", highlight=False, soft_wrap=True)

@@ -37,6 +37,7 @@ Outcome = Literal["route", "weak", "strong", "open"]
 Arm = Literal["weak", "strong"]
 
 VERDICT = METRICS / "verdict.json"
+RANDOM = "random at the same cost"
 UNITS: dict[str, str] = {
     "cpu_seconds": "CPU seconds",
     "joules": "energy",
@@ -59,7 +60,7 @@ class Candidate:
 class Standing:
     """One choice on the test split."""
 
-    name: str  # weak, strong, random or the policy's name
+    name: str  # weak, strong, RANDOM or the policy's name
     wer: float
     cost: float  # of always-strong's
     strong_share: float
@@ -118,6 +119,12 @@ class Verdict:
     def measure(self) -> str:
         """What the rate of a choice counts."""
         return "WER" if self.reference == "text" else f"words that differ from {self.models['strong']}'s text"
+
+    def title(self, name: str) -> str:
+        """A choice as people call it."""
+        if name in self.models:
+            return f"{self.models[name]} alone"  # type: ignore[index]
+        return f"policy {name}" if name == self.policy else name
 
     def share_words(self, name: str) -> str:
         """How many utterances a choice sends to the strong arm, as people count."""
@@ -195,7 +202,7 @@ class Verdict:
             against = "" if self.reference != "text" else f", {strong} alone {figures('strong')}"
             return (
                 f"route with {policy}. {measure}: {figures(policy)} at {at} of {strong}'s {unit}{against}, "
-                f"random routing at that cost {figures('random')}, {weak} alone {figures('weak')}; {sent}."
+                f"random routing at that cost {figures(RANDOM)}, {weak} alone {figures('weak')}; {sent}."
             )
         if self.leaning == "weak":
             better = (
@@ -211,14 +218,14 @@ class Verdict:
         cost = self[policy].cost
         if cost >= 1:
             why = f"{policy} costs {cost:.0%} of its {unit}"
-        elif self[policy].wer >= self["random"].wer:
+        elif self[policy].wer >= self[RANDOM].wer:
             why = f"{policy} does no better than random routing at its cost"
         else:
             why = f"{policy} saves {1 - cost:.0%} of its {unit} and loses too much"
         if self.reference != "text":
             return f"do not route. Use {strong} alone: {why}, {measure} {figures(policy)}."
         return (
-            f"do not route. Use {strong} alone: {why}. WER {figures('strong')} against {figures(policy)} with "
+            f"do not route. Use {strong} alone: {why}. WER {figures('strong')}, {figures(policy)} with "
             f"{policy} and {figures('weak')} with {weak}."
         )
 
@@ -316,7 +323,7 @@ def judge(
     mixed = made["random"]
     standings.append(
         Standing(
-            "random",
+            RANDOM,
             round(random, 6),
             round(float(mixed.cost[currency].sum() / total), 6),
             round(float(mixed.strong.mean()), 6),

@@ -73,12 +73,10 @@ def standing_rows(verdict: Verdict) -> list[dict[str, Any]]:
     """The choices of a verdict in words and with the widths of their bars, the cheapest first."""
     highest = max(standing.wer for standing in verdict.standings) or 1.0
     dearest = max(standing.cost for standing in verdict.standings)
-    titles = {"weak": f"{verdict.models['weak']} alone", "strong": f"{verdict.models['strong']} alone",
-              "random": "random at the same cost"}  # fmt: skip
     answer = verdict.policy if verdict.outcome == "route" else verdict.outcome
     return [
         {
-            "title": titles.get(standing.name, f"policy {standing.name}"),
+            "title": verdict.title(standing.name),
             "words": verdict.share_words(standing.name),
             "wer": "the reference"
             if standing.name == "strong" and verdict.reference != "text"

@@ -186,5 +186,11 @@ def _model(name: str, request: Request) -> dict[str, Any]:
     policy = router.policies.get(name.removeprefix(f"{ROUTED}-"), router.policy)
     arms = {arm: getattr(router.description, arm).model for arm in ("weak", "strong")}
     threshold = None if name in arms else policy.threshold
-    more = {"arms": arms, "threshold": threshold, "policy": policy.name, "version": served.version}
+    more = {
+        "arms": arms,
+        "threshold": threshold,
+        "policy": policy.name,
+        "version": served.version,
+        "verdict": served.verdict,
+    }
     return {"id": name, "object": "model", "created": 0, "owned_by": "whisper-router", NAMESPACE: more}

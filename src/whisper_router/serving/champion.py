@@ -9,9 +9,23 @@ from typing import Any
 
 from whisper_router.errors import UserError
 from whisper_router.hashing import folder_sha256
+from whisper_router.paths import DATA
 from whisper_router.router import Router
+from whisper_router.verdict import VERDICT, Verdict
 
 logger = logging.getLogger(__name__)
+
+
+def _verdict(place: str) -> str | None:
+    """The verdict on a packaged folder or a registered version."""
+    if place.startswith("models:/"):
+        from whisper_router.promotion import SAYS, registry
+
+        _, name, version = place.replace("models:/", "models:///").rsplit("/", 2)
+        said: str | None = registry().get_model_version(name, version).tags.get(SAYS)
+        return said
+    path = Path(place).parent / VERDICT.relative_to(DATA)
+    return Verdict.read(path).headline if path.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -20,6 +34,7 @@ class Served:
 
     router: Router
     version: str
+    verdict: str | None = None  # whether routing is worth it, in words; None where nothing says
 
 
 class Champion:
@@ -73,7 +88,7 @@ class Champion:
         if before is not None:
             router.share_arms(before.router)
         _ = router.weak, router.strong
-        return Served(router, version)
+        return Served(router, version, _verdict(place))
 
     def wake(self) -> None:
         """Look at the source now."""
