@@ -119,7 +119,10 @@ def _candidate(policy: Policy, sample: Sample) -> Candidate:
         for name, figure in known.figures.items()
         if name.startswith("saving_") and figure.value is not None
     }
-    return Candidate(strong, routed_cost(sample.pair, strong, sample.spent), known.wer_routed, savings)
+    rise = known.figures["wer_rise"]
+    upper = rise.interval[1] if isinstance(rise.interval, tuple) else rise.value
+    cost = routed_cost(sample.pair, strong, sample.spent)
+    return Candidate(strong, cost, float("inf") if upper is None else upper, savings)
 
 
 @flow(name="evaluate", validate_parameters=False)
@@ -148,7 +151,6 @@ def evaluate() -> None:
     verdict = judge(
         part.pair,
         {name: _candidate(policy, scored[policy.decider]) for name, policy in policies.items()},
-        (chosen.calibration.wer_weak, chosen.calibration.wer_strong),
         part.models,
         params.verdict,
         options.bootstrap,

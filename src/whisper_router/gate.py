@@ -118,7 +118,7 @@ def dominating(contest: Contest, side: str) -> str | None:
 
 
 def worth(contest: Contest) -> Verdict:
-    """Neither arm alone does as well as the challenger for no more; says so where one does of the champion."""
+    """Neither arm alone does as well as the challenger for no more; says where one does of the champion."""
     if contest.macs is None:
         return Verdict("worth", True, "costs are not compared: the champion's arms are others")
     found, before = dominating(contest, "challenger"), dominating(contest, "champion")

@@ -212,7 +212,7 @@ def register(
     commit : bool
         Commit dvc.lock and params.yaml first, so that the version comes from a commit.
     force : bool
-        Move ``champion`` even where the verdict is not to route.
+        Set the alias even where the verdict is not to route.
 
     Raises
     ------
@@ -229,7 +229,7 @@ def register(
             "this router is not worth serving; --force lets it serve all the same.\n"
             f"  VERDICT: {verdict.headline}"
         )
-    if alias is None and not verdict.routes:
+    if alias is None and not verdict.routes and not force:
         alias = False
     client = registry()
     experiment = client.get_experiment_by_name(EXPERIMENT)

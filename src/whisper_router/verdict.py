@@ -52,7 +52,7 @@ class Candidate:
 
     strong: Array  # bool, shape (utterances,)
     cost: Costs
-    calibration_wer: float
+    calibration_rise: float  # WER above always-strong's, the upper end of the interval if there is one
     calibration_saving: Mapping[str, float]  # by currency, of always-strong's cost
 
 
@@ -243,26 +243,24 @@ class Verdict:
         return cls(**values)
 
 
-def choose_policy(
-    candidates: Mapping[str, Candidate], weak_wer: float, strong_wer: float, tolerance: float, currency: str
-) -> str:
-    """The policy that the rule prefers by its figures on the calibration split.
+def choose_policy(candidates: Mapping[str, Candidate], tolerance: float, currency: str) -> str:
+    """The policy that is to be confirmed, by its figures on the calibration split.
 
-    The cheapest whose WER is at most ``tolerance`` points above the lowest of all, the arms' included; where
-    there is none, the one with the lowest WER.
+    The cheapest whose WER is above always-strong's by at most ``tolerance`` points, by the upper end of the
+    interval. Where there is none, the one with the lowest such end among those that save anything.
     """
-    wer = {name: candidate.calibration_wer for name, candidate in candidates.items()}
-    best = min(weak_wer, strong_wer, *wer.values())
-    near = [name for name in wer if wer[name] <= best + tolerance / 100 + 1e-9]
-    if not near:
-        return min(wer, key=lambda name: wer[name])
-    return max(near, key=lambda name: (candidates[name].calibration_saving[currency], -wer[name]))
+    rise = {name: candidate.calibration_rise for name, candidate in candidates.items()}
+    saving = {name: candidate.calibration_saving[currency] for name, candidate in candidates.items()}
+    near = [name for name in rise if rise[name] <= tolerance / 100 + 1e-9]
+    if near:
+        return max(near, key=lambda name: (saving[name], -rise[name]))
+    saves = [name for name in rise if saving[name] > 0] or list(rise)
+    return min(saves, key=lambda name: (rise[name], -saving[name]))
 
 
 def judge(
     pair: Pair,
     candidates: Mapping[str, Candidate],
-    calibration: tuple[float, float],
     models: Mapping[Arm, str],
     options: VerdictOptions,
     resamples: int,
@@ -275,8 +273,6 @@ def judge(
     ----------
     candidates : mapping
         The packaged policies by name.
-    calibration : tuple of float
-        WER of always-weak and of always-strong on the calibration split.
     models : mapping
         Names of the arms' models.
     resamples, seed : int
@@ -284,7 +280,7 @@ def judge(
     """
     known = [currency for currency in UNITS if all(currency in one.cost for one in candidates.values())]
     currency = options.currency or paid_currency(dict.fromkeys(known, np.empty(0)))
-    policy = choose_policy(candidates, *calibration, options.tolerance, currency)
+    policy = choose_policy(candidates, options.tolerance, currency)
     chosen = candidates[policy]
     made = choices(pair, chosen.strong, {currency: chosen.cost[currency]})
     sides: dict[str, Choice] = {"weak": made["weak"], "strong": made["strong"], policy: made["routed"]}

@@ -21,7 +21,7 @@ def _verdict(place: str) -> str | None:
     if place.startswith("models:/"):
         from whisper_router.promotion import SAYS, registry
 
-        _, name, version = place.replace("models:/", "models:///").rsplit("/", 2)
+        name, version = place.removeprefix("models:/").rsplit("/", 1)
         said: str | None = registry().get_model_version(name, version).tags.get(SAYS)
         return said
     path = Path(place).parent / VERDICT.relative_to(DATA)
