@@ -36,18 +36,20 @@ def show_summary(console: Console) -> None:
         f"No intervals: {few}." if isinstance(few, str) else "95 % intervals by a bootstrap over speakers."
     )
     currencies = currencies_of(metrics, verdict.currency)
-    table = Table(caption=f"{intervals} Costs are shares of always-strong's.", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
     for column in ("choice", "WER", *(f"cost in {currency}" for currency in currencies)):
         table.add_column(column, justify="left" if column == "choice" else "right")
     for choice, name in CHOICE_NAMES.items():
         costs = [percent({"value": metrics[f"{currency}_{choice}"]["value"]}) for currency in currencies]
         style = "bold" if choice == "routed" else None
+        name = f"routed by {policy}" if choice == "routed" else name
         table.add_row(name, percent(metrics[f"wer_{choice}"]), *costs, style=style)
     console.print(table)
+    console.print(f"  {intervals} Costs are shares of always-strong's.", highlight=False)
     if params.cost_table is None:
         console.print(
-            "  Costs are counted. `whisper-router cost --measure` measures seconds of this machine; then\n"
-            "  `whisper-router run -S cost_table=NAME` has them too.",
+            "  Seconds of this machine: `whisper-router cost --measure`, then\n"
+            "  `whisper-router run -S cost_table=NAME`.",
             highlight=False,
         )
     rejected, warnings = read_json(REJECTED), warned([read_json(path) for path in CHECKED])
