@@ -223,11 +223,11 @@ def document(made: Mapping[str, Any]) -> str:
         f"## {count} draws from each corpus",
         "",
         "Speakers are drawn with replacement, the calibration's from one half and the test's from the other. "
-        "The corpus itself is taken for the truth: *wrong* means that the advised choice's WER there is above "
-        "that of the best choice by more than the tolerance; *too expensive* that another choice is within "
+        "The corpus itself is the truth: *wrong* means that the advised choice's WER there is above "
+        "that of the best choice by more than the tolerance; *too dear* that another choice is within "
         "the tolerance and cheaper by over 2 % of always-strong's cost.",
         "",
-        "| corpus | WER (cost) weak | strong | route | route | weak | strong | open | wrong | too expensive |",
+        "| corpus | WER (cost): weak | strong | route | route | weak | strong | open | wrong | too dear |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for one in made["corpora"]:
