@@ -26,7 +26,7 @@ from whisper_router.params import Params, ParamsError, load_params
 from whisper_router.retrain_options import WEBHOOK, webhook
 from whisper_router.retrain_state import BRANCH, RetrainError, foreign_changes, own_files
 
-LIMIT_S = 5.0  # for all checks together: a mount or a name server may not answer
+LIMIT_S = 10.0  # for all checks together: a mount or a name server may not answer
 FILES = ("credentialpath", "configpath", "keyfile", "cert_path", "key_path")  # that a remote's settings name
 
 
@@ -204,7 +204,7 @@ def _require_untracked_by_git(folder: Path) -> None:
 def _remote(wanted: str | None) -> str:
     from dvc.config import Config
     from dvc.exceptions import DvcException
-    from dvc.fs import get_cloud_fs
+    from dvc.fs import get_cloud_fs, get_fs_config
 
     if not Path(".dvc/config").is_file():
         raise NotReadyError(f"{Path.cwd()} is not a DVC project: `dvc init`, and commit")
@@ -226,12 +226,15 @@ def _remote(wanted: str | None) -> str:
             f"`dvc remote add {name} URL`, or name another as retrain.remote in params.yaml"
         )
     url = config["remote"][name.lower()]["url"]
+    _require_unattended(name, get_fs_config(config, name=name))
     try:
         kind, settings, path = get_cloud_fs(config, name=name)
         if kind.protocol == "local":
             _require_folder(name, Path(path))
         else:
-            _require_credentials(name, url, kind, settings)
+            kind(**settings).fs_args  # noqa: B018  asks for what this kind of remote needs to log in
+            if kind.protocol == "s3":
+                _require_aws_credentials(name, settings)
     except UserError:
         raise
     except Exception as error:  # of whatever plugin of DVC
@@ -240,10 +243,26 @@ def _remote(wanted: str | None) -> str:
 
 
 def _plugin(url: str, error: Exception) -> str:
-    missing = isinstance(error, ImportError)
-    return (
-        f"; `pip install 'dvc[{urlsplit(url).scheme}]'`" if missing else "; `dvc remote modify` sets it right"
-    )
+    if not isinstance(error, ImportError):
+        return "; `dvc remote modify` sets it right"
+    return f"; `pip install 'dvc[{urlsplit(url).scheme.replace('webdavs', 'webdav')}]'`"
+
+
+def _require_unattended(name: str, settings: dict[str, Any]) -> None:
+    """Whether a remote's settings name files that are there, and no question to a person."""
+    modify = f"`dvc remote modify --local {name}"
+    for asks in ("ask_password", "ask_passphrase"):
+        secret = asks.removeprefix("ask_")
+        if settings.get(asks):
+            raise NotReadyError(
+                f"DVC remote {name} asks for its {secret}, and nobody is there to type it: "
+                f"{modify} {secret} ...`, and `dvc remote modify {name} {asks} false`"
+            )
+    for key in FILES:
+        if settings.get(key) and not Path(settings[key]).expanduser().is_file():
+            raise NotReadyError(
+                f"DVC remote {name}: {settings[key]} is no file: put it there, or {modify} {key} FILE`"
+            )
 
 
 def _require_folder(name: str, folder: Path) -> None:
@@ -255,24 +274,11 @@ def _require_folder(name: str, folder: Path) -> None:
         )
 
 
-def _require_credentials(name: str, url: str, kind: Any, settings: dict[str, Any]) -> None:
-    """Whether a remote has what it needs to log in; it is not asked whether that is right."""
-    modify = f"`dvc remote modify --local {name}"
-    asks = next((key for key in ("ask_password", "ask_passphrase") if settings.get(key)), None)
-    if asks:
-        secret = asks.removeprefix("ask_")
+def _require_aws_credentials(name: str, settings: dict[str, Any]) -> None:
+    if not _has_aws_credentials(settings):
         raise NotReadyError(
-            f"DVC remote {name} asks for its {secret}, and nobody is there to type it: "
-            f"{modify} {secret} ...`, and `dvc remote modify {name} {asks} false`"
-        )
-    for file in (settings[key] for key in FILES if settings.get(key)):
-        if not Path(file).expanduser().is_file():
-            raise NotReadyError(f"DVC remote {name}: {file} is not there: put it there, or {modify} ...`")
-    kind(**settings).fs_args  # noqa: B018  DVC's own demands
-    if kind.protocol == "s3" and not _has_aws_credentials(settings):
-        raise NotReadyError(
-            f"DVC remote {name} ({url}) has no AWS credentials: {modify} profile NAME`, or set "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            f"DVC remote {name} has no AWS credentials: `dvc remote modify --local {name} profile NAME`, "
+            "or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
 
 
