@@ -69,7 +69,7 @@ def test_outcomes_have_a_line_each_and_the_newest_its_reasons(monkeypatch):
     failed = {"improvement": LONG, "latency": "2.00 -> 4.10 s"}
     keep(began, Outcome(ending="gate failed", version="4", failed=failed))
     heading, newest, error, oldest, empty, *reasons = shown().splitlines()[3:]
-    assert heading == "ended (UTC)         took  version  outcome"
+    assert heading == "ended (UTC)          took  version  outcome"
     assert newest == "2026-03-01 03:12   12 min        4  gate failed: improvement, latency"
     assert error.endswith(" ...")
     assert " -  error: stage label stopped" in error

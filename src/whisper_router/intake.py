@@ -75,7 +75,9 @@ def complete_batches(drop: Path) -> list[Path]:
         There is no such folder.
     """
     if not drop.is_dir():
-        raise IntakeError(f"params.yaml: retrain.drop: {drop} is not a folder; is it mounted?")
+        raise IntakeError(
+            f"params.yaml: retrain.drop: {drop} is not a folder; is it mounted? `mkdir -p {drop}` makes it"
+        )
     found = [batch for batch in sorted(drop.iterdir()) if not batch.name.startswith(".")]
     return [batch for batch in found if any((batch / name).is_file() for name in METADATA)]
 
