@@ -1,131 +1,84 @@
 """retrain: new audio -> the DAG -> a registered version -> the gate -> the champion.
 
     python -m flows.retrain                          # once, now
+    python -m flows.retrain --check                  # would it get through? seconds, nothing is changed
+    python -m flows.retrain --status                 # what the last ones did, what runs, what waits
     python -m flows.retrain --serve --cron "0 3 * * *"   # on this machine, by schedule, until stopped
 
 With a Prefect server and a process work pool: prefect.yaml.
+
+exit codes:
+  0  a version was promoted, or there was nothing to do; --check: everything holds
+  1  an error; --check: something does not hold
+  2  wrong usage
+  3  the gate failed: the version is registered and does not serve
 """
 
 import argparse
 import os
-from pathlib import Path
+import sys
 
-from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas import State
-from prefect.states import Completed
+from whisper_router import environment
+from whisper_router.errors import UserError
 
-from flows.stage import main
-from whisper_router import environment, intake, retraining, trigger
-from whisper_router.files import read_json
-from whisper_router.gate import Verdict
-from whisper_router.params import Params, load_params
-from whisper_router.paths import METRICS
-from whisper_router.promotion import registry
-from whisper_router.registry import known_version, register
-from whisper_router.retrain_options import webhook
-from whisper_router.run import prefect_server
+GATE_FAILED = 3
 
 
-@task(name="take-in", cache_policy=NO_CACHE)
-def take_in(params: Params) -> Path | None:
-    """New audio of the drop folder into its corpus; its .dvc file."""
-    taken = intake.take_in(params)
-    print(f"retrain: {len(taken)} new batches{': ' if taken else ''}{', '.join(taken)}")
-    return retraining.track(params)
+def _check() -> None:
+    """Print what each check found; exit code 1 where one does not hold."""
+    from whisper_router.preflight import check
+
+    findings = check()
+    for finding in findings:
+        print(finding)
+    sys.exit(0 if all(finding.holds for finding in findings) else 1)
 
 
-@task(name="stage", task_run_name="{stage}", cache_policy=NO_CACHE)
-def run_stage(stage: str, fresh: bool) -> State[None]:
-    """One stage of the DAG through DVC, unless all are fresh; shown as cached where nothing ran."""
-    ran = not fresh and retraining.run_stage(stage)
-    return Completed() if ran else Completed(name="Cached", message="up to date by dvc.lock")
+def _status(as_json: bool) -> None:
+    from whisper_router.retrain_status import lines, status
+
+    found = status()
+    print(found.model_dump_json() if as_json else "\n".join(lines(found)))
 
 
-@task(name="commit-and-push", cache_policy=NO_CACHE)
-def commit_and_push(tracked: Path | None, params: Params) -> str | None:
-    """dvc.lock on a branch of its own, data on the DVC remote."""
-    branch = retraining.commit_lock(tracked)
-    if branch is not None:
-        print(f"retrain: {branch}: {retraining.push(params.retrain)}")
-    return branch
+def _retrain(serve: bool, cron: str) -> None:
+    """Check before Prefect is imported and started; the flow does again, for what a schedule starts."""
+    from whisper_router.preflight import require_ready
+    from whisper_router.retrain_state import errors_kept
 
+    with errors_kept():
+        require_ready()
+    from flows.retrain_flow import retrain
+    from flows.stage import main
+    from whisper_router.run import prefect_server
 
-@task(name="register", cache_policy=NO_CACHE)
-def register_version() -> str:
-    """The router as a version of the registry, once for each dvc.lock."""
-    made = register(alias=False)
-    print(f"retrain: version {made.version} {'registered' if made.new else 'was registered before'}")
-    return made.version
-
-
-@task(name="gate", cache_policy=NO_CACHE)
-def gate(version: str, params: Params) -> list[Verdict]:
-    """Champion and challenger on the same test utterances."""
-    verdicts = retraining.apply_gate(registry(), version, params.gate)
-    for verdict in verdicts:
-        print(f"retrain: gate: {verdict.rule} {'passed' if verdict.passed else 'FAILED'}: {verdict.detail}")
-    return verdicts
-
-
-@task(name="finish", cache_policy=NO_CACHE)
-def finish(version: str, verdicts: list[Verdict], params: Params) -> None:
-    """Move the alias and merge, or go back; tell the webhook."""
-    passed = all(verdict.passed for verdict in verdicts)
-    retraining.finish(registry(), version, passed, params.retrain.branch)
-    retraining.notify(registry(), version, params.retrain)
-    print(f"retrain: version {version} {'serves' if passed else 'does not serve'}")
-
-
-def _markdown(version: str, verdicts: list[Verdict]) -> str:
-    figures = read_json(METRICS / "summary.json")
-    rows = [f"| {name} | {'-' if value is None else value} |" for name, value in figures.items()]
-    rules = [f"| {v.rule} | {'passed' if v.passed else '**failed**'} | {v.detail} |" for v in verdicts]
-    lines = [f"## Version {version}", "", "| rule | verdict | figures |", "|---|---|---|", *rules, ""]
-    return "\n".join([*lines, "| figure of the test split | value |", "|---|---|", *rows])
-
-
-@flow(name="retrain", validate_parameters=False)
-def retrain() -> None:
-    """One retraining; the same command goes on with one that was killed."""
-    environment.prepare()
-    with retraining.alone():
-        params = load_params()
-        webhook()  # one that is no URL is refused now, not after the training
-        if not trigger.begin(params.retrain):
-            return
-        tracked = None if retraining.going_on(params.retrain.branch) else take_in(params)
-        fresh = retraining.up_to_date()
-        for stage in retraining.stages():
-            run_stage(stage, fresh)
-        if commit_and_push(tracked, params) is None:
-            print("retrain: nothing new: dvc.lock is that of the last commit, no version is registered")
-            if known := known_version(registry()):  # that an earlier run was killed before it was told
-                retraining.notify(registry(), str(known.version), params.retrain)
-            trigger.end()
-            return
-        version = register_version()
-        verdicts = gate(version, params)
-        create_markdown_artifact(
-            _markdown(version, verdicts), key="retrain", description=f"version {version}"
-        )
-        finish(version, verdicts, params)
-        trigger.end()
+    with prefect_server() as url:
+        os.environ["PREFECT_API_URL"] = url
+        if serve:
+            retrain.serve(name="retrain", cron=cron)
+        elif main(retrain).ending == "gate failed":
+            sys.exit(GATE_FAILED)
 
 
 def _command() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--serve", action="store_true", help="stay and run by schedule")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--check", action="store_true", help="say what would stop a retraining, and what to do")
+    what.add_argument("--status", action="store_true", help="the last retrainings, and what waits")
+    what.add_argument("--serve", action="store_true", help="stay and run by schedule")
     parser.add_argument("--cron", default="0 3 * * *", help="with --serve (default: every night at 3)")
+    parser.add_argument("--json", action="store_true", help="with --status: one JSON object")
     arguments = parser.parse_args()
     environment.prepare()
-    with prefect_server() as url:
-        os.environ["PREFECT_API_URL"] = url
-        if arguments.serve:
-            retrain.serve(name="retrain", cron=arguments.cron)
+    try:
+        if arguments.check:
+            _check()
+        elif arguments.status:
+            _status(arguments.json)
         else:
-            main(retrain)
+            _retrain(arguments.serve, arguments.cron)
+    except UserError as error:
+        sys.exit(f"retrain: {error}")
 
 
 if __name__ == "__main__":

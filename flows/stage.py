@@ -3,8 +3,11 @@
 import logging
 import sys
 from collections.abc import Callable
+from typing import TypeVar
 
 from whisper_router.errors import UserError
+
+Result = TypeVar("Result")
 
 
 class _Expected(logging.Filter):
@@ -14,11 +17,11 @@ class _Expected(logging.Filter):
         return not (record.exc_info and isinstance(record.exc_info[1], UserError))
 
 
-def main(stage: Callable[[], None]) -> None:
-    """Run a flow; errors that a user can mend are printed without a stack trace."""
+def main(stage: Callable[[], Result]) -> Result:
+    """Run a flow and return its result; errors that a user can mend are printed without a stack trace."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_Expected())
     try:
-        stage()
+        return stage()
     except UserError as error:
         sys.exit(f"{getattr(stage, 'name', stage)}: {error}")

@@ -112,7 +112,7 @@ class Project:
     def put(self, name: str, take: int) -> int:
         """A batch of two utterances a speaker, in the drop folder; how many."""
         batch, rows = self.drop / f".{name}", []
-        batch.mkdir(parents=True)
+        batch.mkdir()
         for number, speaker in enumerate(speakers()):
             for i in range(2):
                 file = f"{name}-{number}-{i}.wav"
@@ -237,6 +237,8 @@ def project(tmp_path_factory, checkpoints, make_arm, plain, speech, wav) -> Iter
             script = made.folder / ".git/hooks" / name
             script.write_text(f"#!/bin/sh\n{line}\nexit 0\n")
             script.chmod(0o755)
+        made.drop.mkdir()
+        made.remote.mkdir()
         dvc(made.folder, "remote", "add", "-q", "-d", "folder", str(made.remote))
         settings(made, arms, 0.0)
         made.put("first", 1)

@@ -1,8 +1,6 @@
 """The steps of a retraining that need no training: drop folder, branches, gate, alias, webhook."""
 
 import os
-import subprocess
-import sys
 import traceback
 from pathlib import Path
 
@@ -102,13 +100,12 @@ def test_a_drop_folder_that_is_gone_is_named(tmp_path):
         intake.take_in(params(tmp_path, drop=str(tmp_path / "away"), corpus="calls"))
 
 
-def test_two_retrainings_do_not_run_at_once(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    who = rf"another retraining of {tmp_path} runs: process {os.getpid()} on .*, since 20"
-    with retraining.alone(), pytest.raises(UserError, match=who), retraining.alone():
-        pass
-    with retraining.alone():
-        pass
+def test_a_corpus_outside_of_the_project_is_never_left_untracked(tmp_path, monkeypatch):
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    batch(tmp_path / "corpora/calls/monday")
+    with pytest.raises(UserError, match=r"retrain.corpus: .*corpora/calls is outside of the project"):
+        retraining.track(params(tmp_path / "corpora", corpus="calls"))
 
 
 @pytest.fixture
@@ -126,17 +123,6 @@ def repository(tmp_path, monkeypatch) -> Path:
     git.do("add", "dvc.lock", "README.md")
     git.do("commit", "-qm", "one")
     return tmp_path
-
-
-def test_locks_of_a_git_that_died_with_a_retraining_go_and_others_stay(repository):
-    stale = [Path(".git/index.lock"), Path(".git/refs/heads/main.lock")]
-    for path in stale:
-        path.write_text("")
-    with retraining.alone():
-        assert all(path.is_file() for path in stale)  # no retraining was killed: somebody else's
-    Path(".dvc/tmp/retrain.json").write_text("process 1 on here\n")
-    with retraining.alone():
-        assert not any(path.is_file() for path in stale)
 
 
 def test_a_new_lock_is_committed_on_its_branch_once(repository):
@@ -183,14 +169,11 @@ def test_a_branch_that_does_not_merge_is_left_whole_and_said(client):
     assert Path("dvc.lock").read_text() == "two\n"
 
 
-def test_a_retraining_starts_from_the_trunk_or_goes_on(repository):
-    assert not retraining.going_on("main")
+def test_a_retraining_on_its_branch_is_gone_on_with(repository):
+    assert not retraining.going_on()
     Path("dvc.lock").write_text("two\n")
     retraining.commit_lock(None)
-    assert retraining.going_on("main")
-    git.do("switch", "-qc", "mine", "main")
-    with pytest.raises(UserError, match="is on mine, a retraining starts from main: `git switch main`"):
-        retraining.going_on("main")
+    assert retraining.going_on()
 
 
 def test_other_changes_are_not_swept_along(repository):
@@ -346,12 +329,3 @@ def test_stages_come_in_the_order_of_the_dag():
     assert retraining.stages() == [
         *("ingest", "check", "label", "featurize", "train", "calibrate", "package", "evaluate")
     ]
-
-
-def test_flow_says_how_it_is_run():
-    root = Path(__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.retrain", "--help"], cwd=root, capture_output=True, text=True
-    )
-    assert done.returncode == 0
-    assert "--cron" in done.stdout

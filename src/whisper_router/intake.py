@@ -1,5 +1,6 @@
 """New audio: complete batches of the drop folder go into the corpus that grows, each once."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -32,6 +33,39 @@ def corpus_folder(params: Params) -> Path:
     return Path(params.ingest.root) / found[0].path
 
 
+def dvc_file(folder: Path) -> Path:
+    """The file by which DVC tracks a corpus."""
+    return folder.with_name(f"{folder.name}.dvc")
+
+
+def within_project(folder: Path) -> bool:
+    """Whether a corpus lies in the project; DVC tracks no other."""
+    return folder.resolve().is_relative_to(Path.cwd())
+
+
+def require_trackable(folder: Path) -> None:
+    """Refuse a corpus that DVC cannot track: its audio would be in no commit and on no remote.
+
+    Raises
+    ------
+    IntakeError
+        It lies outside of the project, or behind a link.
+    """
+    real = folder.resolve()
+    if real == Path(os.path.abspath(folder)) and within_project(folder):
+        return
+    if folder.is_symlink() or within_project(folder):
+        raise IntakeError(
+            f"params.yaml: retrain.corpus: {folder} lies behind a link, at {real}, and DVC follows none: "
+            "put the folder itself, or a copy, in the place of the link"
+        )
+    copy = Path("data/corpora") / folder.name
+    raise IntakeError(
+        f"params.yaml: retrain.corpus: {folder} is outside of the project, where DVC cannot track it: "
+        f"`mkdir -p {copy.parent} && cp -a {folder} {copy}`, and set ingest.root to {copy.parent}"
+    )
+
+
 def complete_batches(drop: Path) -> list[Path]:
     """The batches of the drop folder that have their metadata and no leading dot.
 
@@ -41,7 +75,9 @@ def complete_batches(drop: Path) -> list[Path]:
         There is no such folder.
     """
     if not drop.is_dir():
-        raise IntakeError(f"params.yaml: retrain.drop: {drop} is not a folder; is it mounted?")
+        raise IntakeError(
+            f"params.yaml: retrain.drop: {drop} is not a folder; is it mounted? `mkdir -p {drop}` makes it"
+        )
     found = [batch for batch in sorted(drop.iterdir()) if not batch.name.startswith(".")]
     return [batch for batch in found if any((batch / name).is_file() for name in METADATA)]
 

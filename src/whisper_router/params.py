@@ -20,7 +20,6 @@ from whisper_router.decider.options import DeciderOptions
 from whisper_router.errors import UserError
 from whisper_router.features.kinds import FRAMED, AnyExtractor, blocks_of, encoder_of, parts_of
 from whisper_router.features.options import EncoderExtractor
-from whisper_router.files import write_text
 from whisper_router.policy.options import MEASURED, PolicyOptions, VerdictOptions
 from whisper_router.retrain_options import GateOptions, RetrainOptions
 
@@ -365,6 +364,8 @@ def edit_params(preset: str | None = None, assignments: Sequence[str] = (), path
     ParamsError
         No such preset, an assignment without ``=``, or a result that is not valid; the file stays as it was.
     """
+    from whisper_router.files import write_text  # imports pandas, which reading does not need
+
     document_yaml = YAML()
     document_yaml.representer.add_representer(
         type(None), lambda made, _: made.represent_scalar("tag:yaml.org,2002:null", "null")

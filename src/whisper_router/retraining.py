@@ -2,21 +2,15 @@
 
 import http.client
 import json
-import os
-import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from pydantic import TypeAdapter
@@ -25,89 +19,47 @@ from whisper_router import git
 from whisper_router.asr.reference import arm_references
 from whisper_router.contest import ContestError, Performance, short, side_by_side, unseen
 from whisper_router.cost import Dims
-from whisper_router.errors import UserError
 from whisper_router.evaluation import build_pair, routed_cost, spent_on
 from whisper_router.features.kinds import AnyExtractor
-from whisper_router.files import read_json, write_text
+from whisper_router.files import read_json
 from whisper_router.gate import SIDES, Contest, Evidence, Verdict
 from whisper_router.hashing import digest, file_sha256
-from whisper_router.intake import corpus_folder
+from whisper_router.intake import corpus_folder, dvc_file, require_trackable
 from whisper_router.params import Params, load_yaml
 from whisper_router.paths import ARMS, LABELS, MANIFEST, ROUTER, TRANSCRIPTS
 from whisper_router.promotion import MODEL, RULE, VERDICT, champion, find_version, move_champion
 from whisper_router.registry import LOCK, keep_evidence
 from whisper_router.retrain_options import WEBHOOK, GateOptions, RetrainOptions, webhook
+from whisper_router.retrain_state import BRANCH, RetrainError, foreign_changes, own_files
 from whisper_router.run import dvc_call
 
-BRANCH = "retrain/"
 NOTIFIED = "notified"
 EXTRACTOR: TypeAdapter[AnyExtractor] = TypeAdapter(AnyExtractor)
 
 
-class RetrainError(UserError):
-    """A retraining cannot go on."""
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """One retraining at a time in a project.
-
-    Raises
-    ------
-    RetrainError
-        Another one runs; it says which.
-    """
-    path = Path(".dvc/tmp/retrain.lock").absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    holder = path.with_suffix(".json")
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        who = holder.read_text().strip() if holder.is_file() else "a process that has just begun"
-        raise RetrainError(f"another retraining of {Path.cwd()} runs: {who}; it holds {path}") from error
-    try:
-        if holder.is_file():  # its process was killed, maybe in a git command
-            git.drop_stale_locks()
-        began = datetime.now(UTC).isoformat(timespec="seconds")
-        write_text(holder, f"process {os.getpid()} on {socket.gethostname()}, since {began}\n")
-        yield
-    finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
-
-
-def going_on(trunk: str) -> bool:
-    """Whether a retraining that was killed is to be finished: HEAD is on its branch.
-
-    Raises
-    ------
-    RetrainError
-        HEAD is on another branch than the trunk.
-    """
-    branch = git.text("branch", "--show-current")
-    if branch.startswith(BRANCH):
-        return True
-    if branch != trunk:
-        raise RetrainError(
-            f"{Path.cwd()} is on {branch or 'no branch'}, a retraining starts from {trunk}: "
-            f"`git switch {trunk}`, or name another as retrain.branch in params.yaml"
-        )
-    return False
+def going_on() -> bool:
+    """Whether a retraining that was killed is to be finished: HEAD is on its branch."""
+    return git.text("branch", "--show-current").startswith(BRANCH)
 
 
 def track(params: Params) -> Path | None:
-    """Let DVC track the corpus that grows; its .dvc file, or None where it lies outside the project.
+    """Let DVC track the corpus that grows; its .dvc file, or None where there is no such corpus yet.
 
     Before the stages: the .dvc file lies in a folder that ingest depends on.
+
+    Raises
+    ------
+    UserError
+        DVC cannot track it.
     """
     if params.retrain.corpus is None:
         return None
     folder = corpus_folder(params)
-    if not folder.is_dir() or not folder.resolve().is_relative_to(Path.cwd()):
+    require_trackable(folder)
+    if not folder.is_dir():
         return None
     dvc("add", "--quiet", str(folder))
-    return folder.with_name(f"{folder.name}.dvc")
+    return dvc_file(folder)
 
 
 def dvc(*arguments: str) -> str:
@@ -174,12 +126,11 @@ def commit_lock(tracked: Path | None) -> str | None:
     current = git.text("branch", "--show-current")
     if current.startswith(BRANCH):
         return current
-    files = [str(LOCK), *([str(tracked), str(tracked.with_name(".gitignore"))] if tracked else [])]
-    files = [name for name in files if Path(name).is_file()]
-    changed = git.text("status", "--porcelain", "--untracked-files=no", "--", ".", *(f":!{f}" for f in files))
-    if changed:
-        raise RetrainError(f"commit or undo these first, a version must come from a commit:\n{changed}")
-    git.do("add", "--force", *files)
+    files = own_files(tracked)
+    if changed := foreign_changes(files):
+        listed = "\n".join(changed)
+        raise RetrainError(f"commit or undo these first, a version must come from a commit:\n{listed}")
+    git.do("add", "--force", *(name for name in files if Path(name).is_file()))
     if git.ask("diff", "--cached", "--quiet") is not None:
         return None
     branch = branch_name()

@@ -7,9 +7,8 @@ from whisper_router.errors import UserError
 from whisper_router.intake import complete_batches
 from whisper_router.promotion import CHAMPION, MODEL, champion, registry
 from whisper_router.retrain_options import RetrainOptions
+from whisper_router.retrain_state import BEGUN
 from whisper_router.serving.uri import router_folder
-
-BEGUN = Path(".dvc/tmp/retrain.begun")  # stands from the start of a retraining to its end
 
 
 def drifted(log: Path) -> str:
