@@ -237,12 +237,13 @@ def _hours(hours: float | None) -> str:
 
 def _show(console: Console, found: "CorpusCheck") -> None:
     """What the corpus holds."""
-    meant: dict[str, list[str]] = {"same": [], "other": [], "tag": []}
-    for name, meaning in found.columns.items():
-        sort = "tag" if meaning == "tag" else "same" if meaning == name else "other"
-        meant[sort].append(name if sort != "other" else f"{name} (taken as {meaning})")
-    columns = ", ".join(meant["same"] + meant["other"])
-    columns += f"; kept as tags: {', '.join(meant['tag'])}" if meant["tag"] else ""
+    columns = ", ".join(
+        name if name == meaning else f"{name} (taken as {meaning})"
+        for name, meaning in found.columns.items()
+        if meaning != "tag"
+    )
+    tags = ", ".join(name for name, meaning in found.columns.items() if meaning == "tag")
+    columns += f"; kept as tags: {tags}" if tags else ""
     absent = ", ".join(f"{name} ({instead})" for name, instead in found.absent.items())
     grid = _grid()
     grid.add_row("Corpus", escape(f"{found.corpus.name}: {found.corpus.path}, kind {found.corpus.kind}"))
@@ -300,8 +301,8 @@ def _told(told: "Resolution") -> str:
     if told.points is None:
         return f"{held}: no difference can be told, an interval takes {told.speakers_needed} speakers"
     return (
-        f"{held} can tell a difference in WER of {told.points:.1f} points; one of "
-        f"{told.points_surely:.1f} is told 4 times in 5"
+        f"{held} can tell a difference in WER of {told.points:.2g} points; one of "
+        f"{told.points_surely:.2g} is told 4 times in 5"
     )
 
 

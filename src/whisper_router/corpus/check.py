@@ -143,6 +143,7 @@ def check_corpus(
         if kept:
             manifest = to_manifest(kept, options)
             texts = manifest["text"].map(normalise if whole else _plain)
+            texts = texts.mask(texts == "", manifest["id"])
             manifest, beside = into_splits(manifest, options, texts)
             rejected = rejected + beside
     if "speaker" in absent and kept:
@@ -220,7 +221,8 @@ def _examined(
 def _with_guesses(rows: Sequence[Row], outcomes: Mapping[int, Row | Bad]) -> list[Row | Bad]:
     """The outcomes in the order of the rows; rows that were not examined as those that were, on average."""
     good = [outcome for outcome in outcomes.values() if not isinstance(outcome, Bad)]
-    share = len(good) / len(outcomes) if outcomes else 1.0
+    lines = sum(isinstance(outcome, Bad) and outcome.kind == "line" for outcome in outcomes.values())
+    share = len(good) / (len(outcomes) - lines) if len(outcomes) > lines else 1.0
     mean = sum(row["duration_s"] for row in good) / len(good) if good else float("nan")
     result: list[Row | Bad] = []
     for i, row in enumerate(rows):
