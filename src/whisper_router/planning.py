@@ -29,6 +29,7 @@ from whisper_router.store import ContentStore
 PROBE_S = 7.0  # seconds of decoding by each arm; loading its weights comes on top
 LARGEST_BATCH = 8
 BATCHES = 2  # that each core decodes after its first utterance
+LONGER = 2  # times the shortest utterance takes the average one
 TOKENS_A_WORD = 1.35
 PROMPT = 5  # tokens around a text
 MIN_LABELS = 100  # utterances from which a spread is taken
@@ -224,7 +225,8 @@ def _arm_time(
         return None, "no utterance could be decoded"
     count, frame_s = done
     frames = sum(sum(_contexts(duration, arm.decode)) for duration in heard["duration_s"])
-    how = f"measured on {count} utterances, {cores()} cores{f'; {lacking}' if lacking else ''}"
+    rough = "; roughly, the machine is slow or busy" if count < LARGEST_BATCH else ""
+    how = f"measured on {count} utterances, {cores()} cores{rough}{f'; {lacking}' if lacking else ''}"
     return frame_s * frames / cores() / 60, how
 
 
@@ -250,47 +252,36 @@ def _probe(
 ) -> tuple[int, float] | None:
     """Decode a few utterances of all lengths on all cores: how many, and a core's seconds for a frame.
 
-    Each core takes the shortest first, which warms up and says how many more there is time for.
+    Each core takes the shortest first, which warms up and says how many more there is time for. Seconds are
+    those of the processor, so that what else runs on the machine now does not count.
     """
     short = heard[heard["duration_s"] <= WINDOW_S].sort_values(["duration_s", "id"])
     if short.empty:
         return None
-    arm = load_arm(checkpoint, options)
-    workers = cores()
-    places = np.linspace(0, max(0, len(short) - LARGEST_BATCH), workers * BATCHES + 2).astype(int)[1:-1]
-    end = time.monotonic() + seconds
-
-    def work(places: Array) -> list[_Timed]:
-        timed = [_timed(arm, short.iloc[:1], store)]
-        for done, place in enumerate(places):
-            time_left = (end - time.monotonic()) / (len(places) - done)
-            size = min(LARGEST_BATCH, int(time_left * timed[-1].utterances / timed[-1].seconds))
-            if size < 1:
-                break
-            timed.append(_timed(arm, short.iloc[place : place + size], store))
-        return timed[1:] or timed
-
+    arm, workers = load_arm(checkpoint, options), cores()
+    begun = time.monotonic()
     with ThreadPoolExecutor(workers) as pool:
-        shares = [places[i::workers] for i in range(workers)]
-        timed = [batch for batches in pool.map(work, shares) for batch in batches]
-    count, frames = sum(batch.utterances for batch in timed), sum(batch.frames for batch in timed)
-    return (count, sum(batch.seconds for batch in timed) / frames) if frames else None
+
+        def timed(groups: Sequence[pd.DataFrame]) -> tuple[int, float] | None:
+            before = time.process_time()
+            done = list(pool.map(lambda rows: _transcribe(arm, rows, store), groups))
+            count, frames = (sum(values) for values in zip(*done, strict=True))
+            return (count, (time.process_time() - before) / frames) if frames else None
+
+        warm = timed([short[:1]] * workers)
+        spent = time.monotonic() - begun
+        size = min(LARGEST_BATCH, int((seconds - spent) / spent / LONGER / BATCHES))
+        if size < 1:
+            return warm
+        places = np.linspace(0, max(0, len(short) - size), workers * BATCHES + 2).astype(int)[1:-1]
+        return timed([short[place : place + size] for place in places]) or warm
 
 
-@dataclass(frozen=True)
-class _Timed:
-    utterances: int
-    frames: int
-    seconds: float
-
-
-def _timed(arm: Arm, rows: pd.DataFrame, store: ContentStore) -> _Timed:
-    """Have an arm transcribe utterances."""
+def _transcribe(arm: Arm, rows: pd.DataFrame, store: ContentStore) -> tuple[int, int]:
+    """Have an arm transcribe utterances: how many, and their encoder frames."""
     loaded = [row.load(store) for row in utterances(rows)]
     audios = [audio for audio in loaded if not isinstance(audio, str)]
-    begun = time.perf_counter()
     for batch in arm.batches(audios, LARGEST_BATCH):
         chosen = [audios[i] for i in batch]
         arm.transcribe(arm.encode_audio(chosen), chosen)
-    spent = time.perf_counter() - begun
-    return _Timed(len(audios), sum(arm.options.context(audio.size) for audio in audios), spent)
+    return len(audios), sum(arm.options.context(audio.size) for audio in audios)
