@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+from projects import PARAMS
 from typer.testing import CliRunner, Result
 
 from whisper_router.cli import app
@@ -181,6 +182,101 @@ def test_an_unknown_preset_is_told_with_those_there_are(tmp_path, monkeypatch):
 def test_replicate_wants_both_arms_or_neither(lone, tmp_path):
     done = invoke("replicate", tmp_path / "table.jsonl", lone, "base")
     assert (done.exit_code, done.stderr) == (1, "whisper-router: name both --weak and --strong, or neither\n")
+
+
+@pytest.fixture
+def said(tmp_path, clips, wav, monkeypatch) -> Path:
+    """A table whose columns have other names, beside a project of params.yaml alone."""
+    monkeypatch.setenv("WHISPER_ROUTER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    for i, clip in enumerate(clips):
+        (tmp_path / f"{i}.wav").write_bytes(wav(clip))
+    lines = [f"{i}.wav,words of clip {i},s{i}" for i in range(len(clips))]
+    path = tmp_path / "calls.csv"
+    path.write_text("\n".join(["file,said,speaker", *lines, "absent.wav,some words,s0"]))
+    Path("params.yaml").write_text(PARAMS.replace("calls.jsonl", "calls.csv"))
+    return path
+
+
+def test_check_says_what_a_corpus_holds_within_80_columns_and_as_json(said):
+    options = ("check", said, "-c", "audio=file,text=said", "--no-probe")
+    done = invoke(*options)
+    assert done.exit_code == 0, done.stderr
+    assert max(map(len, done.stdout.split("Next:")[0].splitlines())) <= 80
+    assert "7: 6 good, 1 bad" in done.stdout
+    assert "absent.wav:nosuchfile" in "".join(done.stdout.split())  # folded
+    assert "columns: {audio: file, text: said}" in done.stdout.split("Next:")[1]
+    row = json.loads(invoke(*options, "--json").stdout)
+    assert (row["rows"], row["good"], row["speakers"]) == (7, 6, 6)
+    assert row["columns"] == {"file": "audio", "said": "text", "speaker": "speaker"}
+    assert [arm["arm"] for arm in row["arms"]] == ["weak", "strong"]
+    assert row["resolution"]["points"] is None
+
+
+def test_check_fails_where_no_row_is_usable(said):
+    for sound in said.parent.glob("*.wav"):
+        sound.unlink()
+    done = invoke("check", said, "-c", "audio=file,text=said", "--json")
+    assert (done.exit_code, json.loads(done.stdout)["good"]) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-c", "audio"), "--columns audio: write ours=theirs, such as audio=file,text=said"),
+        (("-c", "sound=file"), "columns: 'sound' is none of id, audio, text"),
+        (("--kind", "nemo", "-c", "audio=file"), "columns belong to kind table, not nemo"),
+    ],
+)
+def test_check_refuses_wrong_options_in_one_line(said, arguments, message):
+    done = invoke("check", said, *arguments)
+    assert done.exit_code == 1
+    (line,) = done.stderr.splitlines()
+    assert message in line
+
+
+def test_check_of_a_folder_wants_its_kind(tmp_path):
+    done = invoke("check", tmp_path)
+    assert done.exit_code == 1
+    assert "a folder; name its layout with --kind, one of nemo, audiofolder, librispeech" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["check", "calls.csv"], ["run", "-S", "ingest.root=."]])
+def test_forgotten_columns_are_told_before_anything_heavy_is_imported(said, arguments):
+    program = (
+        "import sys\n"
+        "from whisper_router.cli import app\n"
+        "try:\n    app(sys.argv[1:])\n"
+        "finally:\n    print({'torch', 'whisper', 'prefect', 'dvc'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stdout == "set()\n"
+    (line,) = done.stderr.splitlines()
+    assert "calls.csv: has no column 'audio' and no column 'text'; there are: file, said, speaker." in line
+    assert "columns: {audio: file, text: said}" in line
+
+
+def test_run_says_first_what_the_corpora_hold(said, monkeypatch):
+    begun = []
+    monkeypatch.setattr("whisper_router.run.run", lambda: begun.append("dvc"))
+    monkeypatch.setattr("whisper_router.asr.weights.find_checkpoint", lambda name: begun.append(name))
+    monkeypatch.setattr("whisper_router.summary.show_summary", lambda console: None)
+    corpora = "ingest.corpora=[{name: c, kind: table, path: calls.csv, columns: {audio: file, text: said}}]"
+    done = invoke("run", "-S", "ingest.root=.", "-S", corpora)
+    assert done.exit_code == 0, done.stderr
+    assert begun[-1] == "dvc"
+    first, second, *_ = done.stdout.splitlines()
+    assert first.startswith("c: rows 7: 6 good, 1 bad; 0.00 hours, 6 speakers; left out: 1 audio missing")
+    assert second.startswith("  test split: ")
+    for sound in said.parent.glob("*.wav"):
+        sound.unlink()
+    begun.clear()
+    done = invoke("run")
+    assert (done.exit_code, begun) == (1, [])
+    assert "no row of ingest.corpora is usable" in done.stderr
 
 
 def test_files_are_needed():

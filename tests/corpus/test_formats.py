@@ -174,7 +174,8 @@ def test_a_table_with_names_of_its_own(tmp_path):
         "c/7",
         {"Kunde": "x"},
     )
-    with pytest.raises(UserError, match=r"has no column 'Sats'.*see columns in params"):
+    remedy = "columns: {audio: Datei, speaker: Anrufer, text: Satz}"
+    with pytest.raises(UserError, match=f"has no column 'Sats'; there are: .*{remedy}"):
         read(tmp_path, kind="table", path="calls.csv", columns={**columns, "text": "Sats"})
 
 

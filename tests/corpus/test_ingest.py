@@ -16,7 +16,7 @@ from whisper_router.corpus import probe
 from whisper_router.corpus.ingest import COLUMNS, Rejected, ingest
 from whisper_router.corpus.options import Corpus, IngestOptions, Splits
 from whisper_router.corpus.splits import split_by_speaker
-from whisper_router.decode import Recording, load_audio, read_recording
+from whisper_router.decode import Limits, Recording, load_audio, read_recording
 from whisper_router.errors import UserError
 from whisper_router.labelling import utterances
 from whisper_router.store import ContentStore
@@ -344,9 +344,9 @@ def decoded(monkeypatch) -> list[str]:
     """The files that are decoded."""
     made = []
 
-    def load(path: Path) -> Recording:
+    def load(path: Path, limits: Limits) -> Recording:
         made.append(Path(path).name)
-        return read_recording(path)
+        return read_recording(path, limits)
 
     monkeypatch.setattr(probe, "read_recording", load)
     return made

@@ -148,6 +148,31 @@ def test_a_table_without_a_column_it_needs_is_refused_by_name(suffix, column, tm
         read_table(write(tmp_path, suffix, rows))
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".parquet"])
+def test_a_table_with_other_names_is_refused_with_the_columns_to_type(suffix, tmp_path):
+    rows = [{"nr": str(i), "said": "what was said", "who": "ann", "file": f"deep/{i}.flac"} for i in range(3)]
+    with pytest.raises(UserError) as refused:
+        read_table(write(tmp_path, suffix, rows))
+    told = str(refused.value)
+    assert "has no column 'audio' and no column 'text'; there are: nr, said, who, file." in told
+    assert "columns: {audio: file, text: said}" in told
+    assert told.endswith("-c audio=file,text=said`")
+    with pytest.raises(UserError, match=r"columns: {text: said, audio: file}"):
+        read_table(write(tmp_path, suffix, rows), {"text": "said"})
+    with pytest.raises(UserError, match=r"columns: {audio: NAME, text: said}"):
+        read_table(write(tmp_path, suffix, [{"nr": "7", "said": "no sound at all"}]))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".parquet"])
+def test_only_the_first_rows_of_a_table_are_read_where_that_is_asked_for(suffix, tmp_path):
+    rows = [{"audio": f"{i}.wav", "text": "a text"} for i in range(1000)]
+    path = write(tmp_path, suffix, rows)
+    assert len(read_table(path)) == 1000
+    head = read_table(path, most=10)
+    assert 10 <= len(head) < 1000
+    assert head == rows[: len(head)]
+
+
 def test_a_missing_table_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=r"absent\.csv: no such table"):
         read_table(tmp_path / "absent.csv")

