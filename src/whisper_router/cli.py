@@ -14,6 +14,7 @@ from whisper_router.cli_audit import audit, sign
 from whisper_router.cli_common import Json, friendly
 from whisper_router.cli_drift import drift
 from whisper_router.cli_models import compare, models, promote, rollback, show_uncommitted
+from whisper_router.cli_project import init, ui
 from whisper_router.cli_transcribe import decide, transcribe
 from whisper_router.errors import UserError
 from whisper_router.experiments.cli import experiments
@@ -220,6 +221,8 @@ def replicate(
 
 
 ELSEWHERE = (
+    init,
+    ui,
     transcribe,
     decide,
     serve,

@@ -121,7 +121,8 @@ def _each(
     for start in tqdm(range(0, len(files), size), "files", unit="batch", disable=len(files) <= size):
         chunk = files[start : start + size]
         route = loaded.transcribe if transcribe else loaded.decide
-        for path, row in zip(chunk, route(chunk, threshold, policy), strict=True):
+        rows: Sequence[Any] = route(chunk, threshold, policy)
+        for path, row in zip(chunk, rows, strict=True):
             failed += row.error is not None
             if written is Format.JSON and not targets:
                 print(_json(path, row))
