@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import re
 import subprocess
 import threading
 import time
@@ -10,7 +11,6 @@ from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from rich.console import Console
 
@@ -29,7 +29,8 @@ class _ReportHandler(http.server.SimpleHTTPRequestHandler):
 
     def send_head(self):  # type: ignore[no-untyped-def]
         """Answer GET and HEAD; a page of the web that calls this machine by a name of its own is refused."""
-        if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in environment.LOOPBACK:
+        host = re.sub(r":\d+$", "", self.headers.get("Host", "")).strip("[]")
+        if host not in environment.LOOPBACK:
             self.send_error(HTTPStatus.MISDIRECTED_REQUEST, "only for this machine")
             return None
         if self.path == "/":
