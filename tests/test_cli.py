@@ -4,12 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 import pytest
 from projects import PARAMS
+from rich.text import Text
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from whisper_router.cli import app
@@ -53,6 +58,41 @@ def test_help_of_a_command(command):
     assert f"Usage: whisper-router {command}" in plain or f" {command} " in plain
     assert "--help" in plain
     assert len(done.stdout.splitlines()) > 5
+
+
+def all_commands(command: Any) -> Iterator[Any]:
+    yield command
+    for one in getattr(command, "commands", {}).values():
+        yield from all_commands(one)
+
+
+def test_no_help_text_loses_what_stands_in_square_brackets():
+    for command in all_commands(get_command(app)):
+        for text in (command.help, *(getattr(option, "help", None) for option in command.params)):
+            written = (text or "").replace("\b", "")
+            assert Text.from_markup(written).plain == written, command.name
+
+
+def test_version():
+    done = invoke("--version")
+    assert (done.exit_code, done.stdout) == (0, f"whisper-router {version('whisper-router')}\n")
+
+
+def test_completion_in_a_shell():
+    words = {"COMP_WORDS": "whisper-router tran", "COMP_CWORD": "1"}
+    environment = {"_WHISPER_ROUTER_COMPLETE": "complete_bash", **words}
+    done = CliRunner().invoke(app, [], prog_name="whisper-router", env=environment)
+    assert (done.exit_code, done.stdout) == (0, "transcribe\n")
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_import_nothing_heavy(option):
+    program = f"import sys; from whisper_router.cli import app; sys.argv = ['x', '{option}']\n"
+    program += (
+        "try: app()\nexcept SystemExit: print(sorted({'torch', 'mlflow', 'prefect'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("kind", ["encoder", "confidence"])

@@ -127,7 +127,7 @@ def test_a_server_that_dies_is_told_with_its_log(monkeypatch, tmp_path, mark):
     script = tmp_path / "broken-prefect"
     script.write_text("#!/bin/sh\necho broken installation\nexit 3\n")
     script.chmod(0o755)
-    monkeypatch.setattr("whisper_router.run._script", lambda name: str(script))
+    monkeypatch.setattr("whisper_router.run.script", lambda name: str(script))
     with pytest.raises(RunError, match=r"stopped with code 3; see .*server\.log"), prefect_server():
         pass
     assert "broken installation" in (tmp_path / "prefect" / "server.log").read_text()

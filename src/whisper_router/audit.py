@@ -22,6 +22,7 @@ from whisper_router.audited import (
     cached,
     cached_folder,
     code_differences,
+    code_record,
     commit_of,
     dvc_md5,
     equal,
@@ -318,7 +319,7 @@ def _parts_of(subject: Subject, commit: str) -> Iterator[tuple[str, Link]]:
         yield "requirements.lock", _pins(subject.model, environment or b"", again)
         differ = code_differences(subject.model, commit)
         said = named(differ) or "all that may be executed is as the commit has it"
-        yield "src/whisper_router", Link("code", not differ, said, again if differ else "")
+        yield code_record(commit), Link("code", not differ, said, again if differ else "")
     for name in ("params.yaml", "dvc.yaml"):
         if subject.artifacts is None:
             continue

@@ -12,7 +12,9 @@ from mlflow.exceptions import MlflowException
 
 from whisper_router import git
 from whisper_router.errors import UserError
-from whisper_router.hashing import file_sha256
+from whisper_router.files import parse_json
+from whisper_router.hashing import digest, file_sha256
+from whisper_router.installed import VERSION
 from whisper_router.params import load_yaml
 from whisper_router.promotion import MODEL, find_version, registry
 from whisper_router.registry import VERSIONED
@@ -23,6 +25,7 @@ from whisper_router.serving.uri import local_path, place_of
 HOLDS, BROKEN, UNCOMMITTED, UNCHECKED = "holds", "BROKEN", "UNCOMMITTED", "not checked"
 CACHE = Path(".dvc/cache/files/md5")
 PACKAGE = "src/whisper_router/"
+CODE = "code/whisper_router/"
 LOGGED = {
     "MLmodel",
     "conda.yaml",
@@ -247,6 +250,8 @@ def code_differences(model: Path, commit: str) -> list[str]:
     for line in git.text("ls-tree", "-r", commit, PACKAGE).splitlines():
         entry, path = line.split("\t")
         blobs[path.removeprefix(PACKAGE)] = entry.split()[2]
+    if not blobs and (record := git.ask("show", f"{commit}:{VERSION}")):
+        return _installed_differences(model, parse_json(VERSION, record).get("sha256"))
     committed = {f"code/whisper_router/{name}": blob for name, blob in blobs.items()}
     if "serving/pyfunc.py" in blobs:
         committed["pyfunc.py"] = blobs["serving/pyfunc.py"]
@@ -265,6 +270,29 @@ def code_differences(model: Path, commit: str) -> list[str]:
         elif found[name] != committed[name]:
             differences.append(f"{name} (edited)")
     return differences
+
+
+def _installed_differences(model: Path, recorded: str | None) -> list[str]:
+    """The same where the commit names an installed package by its hash instead of holding its source."""
+    files = {file.relative_to(model).as_posix(): file for file in model.rglob("*") if file.is_file()}
+    package = {
+        name.removeprefix(CODE): file_sha256(file) for name, file in files.items() if name.startswith(CODE)
+    }
+    differences = []
+    if digest(package) != recorded:
+        differences.append(f"{CODE} (not the package that {VERSION} names)")
+    for name, file in sorted(files.items()):
+        if name == "pyfunc.py":
+            if file_sha256(file) != package.get("serving/pyfunc.py"):
+                differences.append(f"{name} (edited)")
+        elif name not in LOGGED and not name.startswith((CODE, "artifacts/router/")):
+            differences.append(f"{name} (not in the commit)")
+    return differences
+
+
+def code_record(commit: str) -> str:
+    """The path of a commit that says which code made its versions."""
+    return PACKAGE.rstrip("/") if git.text("ls-tree", commit, PACKAGE) else str(VERSION)
 
 
 def lock_of(subject: Subject) -> bytes | None:

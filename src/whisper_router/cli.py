@@ -1,8 +1,8 @@
 """Commands: thin over the package."""
 
 import json
-import sys
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +15,8 @@ from whisper_router.cli_check import check, check_before_run, refuse_other_colum
 from whisper_router.cli_common import Json, friendly
 from whisper_router.cli_drift import drift
 from whisper_router.cli_models import compare, models, promote, rollback, show_uncommitted
+from whisper_router.cli_project import init, ui
+from whisper_router.cli_transcribe import decide, transcribe
 from whisper_router.errors import UserError
 from whisper_router.experiments.cli import experiments
 from whisper_router.policy.commands import calibrate, recalibrate
@@ -24,7 +26,6 @@ environment.prepare()
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Learns from your own audio when the small Whisper is good enough, and serves that decision. "
     "Run it in the project's folder.",
@@ -33,24 +34,26 @@ app = typer.Typer(
 cache = typer.Typer(no_args_is_help=True, help="The content store: what it holds, how to shrink it.")
 app.add_typer(cache, name="cache")
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"whisper-router {version('whisper-router')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """What holds for all commands."""
+
+
 Assignments = Annotated[
     list[str],
     typer.Option("--set", "-S", help="key.path=value written into params.yaml first; may be repeated."),
-]
-Files = Annotated[
-    list[Path],
-    typer.Argument(
-        help="Audio files: wav, flac, mp3, ogg, opus, m4a, mp4, aac, webm, mkv, aiff.", show_default=False
-    ),
-]
-RouterOption = Annotated[
-    str, typer.Option("--router", help="A packaged folder, or models:/whisper-router@champion.")
-]
-Threshold = Annotated[
-    float | None, typer.Option(help="Instead of the policy's: strong iff score >= threshold.")
-]
-PolicyName = Annotated[
-    str | None, typer.Option("--policy", help="Another packaged policy; or an arm: weak, strong.")
 ]
 
 
@@ -130,74 +133,6 @@ def demo() -> None:
     from whisper_router.demo import run_demo
 
     run_demo(Console())
-
-
-def _each(
-    files: list[Path],
-    router: str,
-    threshold: float | None,
-    policy: str | None,
-    as_json: bool,
-    transcribe: bool,
-) -> None:
-    from tqdm import tqdm
-
-    from whisper_router.router import Router
-
-    loaded = Router.load(router)
-    if threshold is not None and (known := loaded.policy.expects(threshold)):
-        said = f"{known.strong_share:.0%} to strong, WER {known.wer_routed:.1%}"
-        saved = f"{known.saving_macs:.0%} of macs saved"
-        print(f"calibration split at threshold {known.threshold:.3f}: {said}, {saved}", file=sys.stderr)
-    size = loaded.description.batch_size
-    failed = 0
-    for start in tqdm(range(0, len(files), size), "files", unit="batch", disable=len(files) <= size):
-        chunk = files[start : start + size]
-        route = loaded.transcribe if transcribe else loaded.decide
-        made = route(chunk, threshold, policy)
-        for path, row in zip(chunk, made, strict=True):
-            failed += row.error is not None
-            if as_json:
-                print(json.dumps({"audio": str(path), **asdict(row)}, ensure_ascii=False, allow_nan=False))
-            elif row.error is not None:
-                print(f"{path}: error: {row.error}", file=sys.stderr)
-            else:
-                text = f"  {getattr(row, 'text', '')}" if transcribe else ""
-                if all(segment.no_speech for segment in row.segments):
-                    by = "no speech"
-                elif row.score is None:
-                    by = str(row.policy)
-                else:
-                    by = f"score {row.score:.3f}, threshold {row.threshold:.3f}"
-                print(f"{path}: {row.model} ({row.arm}; {by}){text}")
-    if failed:
-        raise SystemExit(1)
-
-
-@app.command()
-@friendly
-def transcribe(
-    files: Files,
-    router: RouterOption = "data/router",
-    threshold: Threshold = None,
-    policy: PolicyName = None,
-    as_json: Json = False,
-) -> None:
-    """Transcribe audio files, each by the arm it needs. Exit code 1 if one failed; the others are done."""
-    _each(files, router, threshold, policy, as_json, transcribe=True)
-
-
-@app.command()
-@friendly
-def decide(
-    files: Files,
-    router: RouterOption = "data/router",
-    threshold: Threshold = None,
-    policy: PolicyName = None,
-    as_json: Json = False,
-) -> None:
-    """Say which arm each file needs, without transcribing more than the decision takes."""
-    _each(files, router, threshold, policy, as_json, transcribe=False)
 
 
 @app.command()
@@ -297,6 +232,10 @@ def replicate(
 
 ELSEWHERE = (
     check,
+    init,
+    ui,
+    transcribe,
+    decide,
     serve,
     calibrate,
     recalibrate,

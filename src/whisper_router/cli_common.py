@@ -9,6 +9,14 @@ import typer
 
 from whisper_router.errors import UserError
 
+RouterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--router",
+        help="A packaged folder, or a models:/ URI.",
+        show_default="models:/whisper-router@champion, else data/router",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from whisper_router.cli_common import Json
+from whisper_router.cli_common import Json, RouterOption
 
 COLOUR = {"stable": "green", "watch": "yellow", "drift": "bold red", "not measured": "dim"}
 
@@ -20,9 +20,7 @@ def _number(value: float | None) -> str:
 
 def drift(
     log: Annotated[Path, typer.Argument(help="Folder of the prediction log.", show_default=False)],
-    router: Annotated[
-        str, typer.Option("--router", help="A packaged folder, or models:/whisper-router@champion.")
-    ] = "data/router",
+    router: RouterOption = None,
     version: Annotated[
         list[str], typer.Option(help="Only rows of this version of the router; may be repeated.")
     ] = [],  # noqa: B006
@@ -34,8 +32,10 @@ def drift(
     Exit code 2 where something drifted: label new audio and retrain.
     """
     from whisper_router.drift import find_drift, read_baseline, read_log, read_shadow
+    from whisper_router.serving.default import default_router
     from whisper_router.serving.uri import router_folder
 
+    router = router or default_router()
     folder = router_folder(router) if router.startswith("models:/") else Path(router)
     rows = read_log(log, version)
     found = find_drift(read_baseline(folder), rows, read_shadow(log, version))

@@ -23,6 +23,7 @@ from whisper_router.errors import UserError
 from whisper_router.files import read_json
 from whisper_router.gate import Evidence
 from whisper_router.hashing import file_sha256
+from whisper_router.installed import REQUIREMENTS, VERSION
 from whisper_router.params import PARAMS, load_params
 from whisper_router.paths import ARMS, DECIDER, LABELS, METRICS, PLOTS, REPORT, ROUTER
 from whisper_router.promotion import LEANING, MODEL, SAYS, WORTH, champion, move_champion, registry
@@ -45,7 +46,7 @@ from whisper_router.verdict import VERDICT, Verdict
 
 EXPERIMENT = "whisper-router"
 LOCK = Path("dvc.lock")
-VERSIONED = (str(LOCK), str(PARAMS), "dvc.yaml", "requirements.lock", "src/whisper_router")
+VERSIONED = (str(LOCK), str(PARAMS), "dvc.yaml", str(REQUIREMENTS), "src/whisper_router", str(VERSION))
 SERVING = ("openai-whisper", "torch", "av", "jiwer", "numpy", "pandas", "pydantic", "safetensors",
            "scikit-learn", "lightgbm", "scipy", "silero-vad", "onnxruntime",
            "soundfile", "tqdm", "mlflow")  # fmt: skip

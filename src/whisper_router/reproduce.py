@@ -13,6 +13,7 @@ from whisper_router import git
 from whisper_router.audit import Link, lock_outputs
 from whisper_router.comparison import DRAWN, cached_files, difference
 from whisper_router.errors import UserError
+from whisper_router.installed import check_installed
 from whisper_router.run import dvc_call
 
 RUN = "import sys; from whisper_router.cli import app; sys.argv = ['whisper-router', 'run']; app()"
@@ -60,9 +61,11 @@ def reproduce(commit: str, lock: bytes) -> list[Link]:
     Raises
     ------
     UserError
-        The commit cannot be checked out, its audio is nowhere, or its DAG fails.
+        The commit cannot be checked out, its audio is nowhere, its DAG fails, or it names another package
+        than the installed one.
     """
     with _worktree(commit) as folder:
+        check_installed(folder)
         _tracked_audio(folder)
         variables = {**os.environ, "PYTHONPATH": str(folder / "src")}
         variables.setdefault("WHISPER_ROUTER_CACHE", str(folder / ".cache"))

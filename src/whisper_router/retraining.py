@@ -24,6 +24,7 @@ from whisper_router.features.kinds import AnyExtractor
 from whisper_router.files import read_json
 from whisper_router.gate import SIDES, Contest, Evidence, Verdict
 from whisper_router.hashing import digest, file_sha256
+from whisper_router.installed import check_installed
 from whisper_router.intake import corpus_folder, dvc_file, require_trackable
 from whisper_router.params import Params, load_yaml
 from whisper_router.paths import ARMS, LABELS, MANIFEST, ROUTER, TRANSCRIPTS
@@ -83,7 +84,14 @@ def stages() -> list[str]:
 
 
 def up_to_date() -> bool:
-    """Whether DVC finds no stage changed."""
+    """Whether DVC finds no stage changed.
+
+    Raises
+    ------
+    UserError
+        Another package is installed than the project names.
+    """
+    check_installed()
     return not json.loads(dvc("status", "--json", *stages()))
 
 

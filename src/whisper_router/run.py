@@ -17,7 +17,7 @@ from types import FrameType
 import psutil
 from rich.console import Console
 
-from whisper_router import environment
+from whisper_router import environment, installed
 from whisper_router.errors import UserError
 
 START_TIMEOUT_S = 180.0
@@ -29,13 +29,23 @@ class RunError(UserError):
     """The DAG did not run to its end."""
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(wanted: int = 0) -> int:
+    """The wanted port of this machine if it is free, else one that is."""
+    try:
+        with socket.create_server(("127.0.0.1", wanted)) as probe:
+            return int(probe.getsockname()[1])
+    except OSError:
+        return free_port()
 
 
-def _script(name: str) -> str:
+def script(name: str) -> str:
+    """The command of an installed package, of this environment first.
+
+    Raises
+    ------
+    RunError
+        It is not installed.
+    """
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.is_file() else shutil.which(name)
     if not found:
@@ -59,14 +69,29 @@ def _stop(children: set[psutil.Process]) -> None:
     psutil.wait_procs(alive, timeout=5)
 
 
-def _wait(server: subprocess.Popen[bytes], health: str, log: Path) -> None:
-    """Return when the server answers."""
+def launch(command: list[str], log: Path, **variables: str) -> subprocess.Popen[bytes]:
+    """Start a server that writes into a log; Ctrl-C reaches it only through ``nothing_left``."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as output:
+        return subprocess.Popen(
+            command, env={**os.environ, **variables}, stdout=output, stderr=output, start_new_session=True
+        )
+
+
+def wait_for(name: str, server: subprocess.Popen[bytes], health: str, log: Path) -> None:
+    """Return when the server answers.
+
+    Raises
+    ------
+    RunError
+        It stopped, or does not answer in time.
+    """
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         if server.poll() is not None:
-            raise RunError(f"the Prefect server stopped with code {server.returncode}; see {log}")
+            raise RunError(f"{name} stopped with code {server.returncode}; see {log}")
         if time.monotonic() > deadline:
-            raise RunError(f"the Prefect server did not answer within {START_TIMEOUT_S:.0f} s; see {log}")
+            raise RunError(f"{name} did not answer within {START_TIMEOUT_S:.0f} s; see {log}")
         try:
             with _DIRECT.open(health, timeout=2):
                 return
@@ -79,32 +104,40 @@ def _raise_exit(signum: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def prefect_server() -> Iterator[str]:
-    """Yield the API's URL of the server in PREFECT_API_URL; else run one, and stop it on every way out."""
-    if given := os.environ.get("PREFECT_API_URL"):
-        yield given
-        return
-    port = _free_port()
-    url = f"http://127.0.0.1:{port}/api"
-    home = Path(os.environ["PREFECT_HOME"])
-    home.mkdir(parents=True, exist_ok=True)
-    log = home / "server.log"
-    command = [_script("prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
+def nothing_left() -> Iterator[None]:
+    """End all processes that the block started, on every way out; SIGTERM and SIGHUP are ways out."""
     before = _children()
     previous = {number: signal.signal(number, _raise_exit) for number in ENDS}
     previous[signal.SIGINT] = signal.getsignal(signal.SIGINT)
     try:
-        with log.open("w") as output:
-            server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
-        with Console(stderr=True).status("starting one Prefect server for all stages"):
-            _wait(server, f"{url}/health", log)
-        yield url
+        yield
     finally:
         for number in previous:
             signal.signal(number, signal.SIG_IGN)  # a second one must not cut the end short
         _stop(_children() - before)
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def prefect_command(port: int, *options: str) -> list[str]:
+    """The command of a Prefect server on this machine alone."""
+    return [script("prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port), *options]
+
+
+@contextmanager
+def prefect_server() -> Iterator[str]:
+    """Yield the API's URL of the server in PREFECT_API_URL; else run one, and stop it on every way out."""
+    if given := os.environ.get("PREFECT_API_URL"):
+        yield given
+        return
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    log = Path(os.environ["PREFECT_HOME"]) / "server.log"
+    with nothing_left():
+        server = launch(prefect_command(port, "--no-ui"), log)
+        with Console(stderr=True).status("starting one Prefect server for all stages"):
+            wait_for("the Prefect server", server, f"{url}/health", log)
+        yield url
 
 
 def dvc_call(*arguments: str) -> tuple[list[str], dict[str, str]]:
@@ -116,7 +149,7 @@ def dvc_call(*arguments: str) -> tuple[list[str], dict[str, str]]:
         DVC is not installed.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return [_script("dvc"), *arguments], {**os.environ, **environment.KEEP_BLOCKS, "PATH": path}
+    return [script("dvc"), *arguments], {**os.environ, **environment.KEEP_BLOCKS, "PATH": path}
 
 
 def run(*stages: str) -> None:
@@ -128,6 +161,7 @@ def run(*stages: str) -> None:
         A stage failed; DVC has said which.
     """
     environment.prepare()
+    installed.refresh()
     command, variables = dvc_call("repro", *stages)
     with prefect_server() as url:
         code = subprocess.Popen(command, env={**variables, "PREFECT_API_URL": url}).wait()

@@ -12,24 +12,30 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from whisper_router.cli_common import RouterOption
 from whisper_router.errors import UserError
 
 LAST_S = 8.0  # after the requests' time, until a service that does not end is ended
 
 
 def serve(
-    router: Annotated[
-        str | None, typer.Option(help="A packaged folder, or [models:/whisper-router@champion].")
+    router: RouterOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen at.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="0: any that is free.", show_default="8000")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that run the arms.", show_default="one per core")
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen at [127.0.0.1].")] = None,
-    port: Annotated[int | None, typer.Option(help="[8000]; 0: any that is free.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Threads that run the arms [one a core].")] = None,
     log: Annotated[
-        Path | None, typer.Option(help="Folder of the prediction log (Parquet; no audio, no text) [none].")
+        Path | None,
+        typer.Option(
+            help="Folder of the prediction log (Parquet; no audio, no text).", show_default="no log is kept"
+        ),
     ] = None,
     shadow: Annotated[
         float | None,
-        typer.Option(help="Share of routed windows that the other arm transcribes too, for the log [0]."),
+        typer.Option(
+            help="Share of routed windows that the other arm transcribes too, for the log.", show_default="0"
+        ),
     ] = None,
 ) -> None:
     """Serve the router behind OpenAI's transcription API, with a page to try it at /.
@@ -41,6 +47,7 @@ def serve(
     Every setting may also come from the environment: WHISPER_ROUTER_SERVE_PORT and so on, among them
     WHISPER_ROUTER_SERVE_API_KEY. docs/serving.md lists them all.
     """
+    from whisper_router.serving.default import default_router
     from whisper_router.serving.settings import PREFIX, Settings
 
     given: dict[str, Any] = {"router": router, "host": host, "port": port, "workers": workers}
@@ -54,6 +61,8 @@ def serve(
             for problem in error.errors()
         ]
         raise UserError("settings are refused:\n" + "\n".join(lines)) from error
+    if "router" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"router": default_router()})
     run(settings)
 
 
