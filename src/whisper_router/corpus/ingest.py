@@ -16,7 +16,7 @@ from whisper_router.corpus.formats import FORMATS
 from whisper_router.corpus.names import composed, on_disk, warn_of_look_alikes
 from whisper_router.corpus.options import Corpus, IngestOptions, Kind
 from whisper_router.corpus.probe import Probe, Span, probe_recording
-from whisper_router.corpus.splits import PRIORITY, assign_splits, drop_shared
+from whisper_router.corpus.splits import PRIORITY, assign_splits, drop_in_other_corpus, drop_shared
 from whisper_router.corpus.tables import Row, manifest_rows
 from whisper_router.environment import cores
 from whisper_router.errors import UserError
@@ -224,12 +224,13 @@ def ingest(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame, list[
     DataFrame
         ``COLUMNS``, sorted by id. Rows over 30 s are in the test split alone.
     list of Rejected
-        Rows left out: those of ``read_corpora``; texts and audio that stand in a split of higher priority;
-        audio over 30 s in another split than test, since it has no label.
+        Rows left out: those of ``read_corpora``; texts, audio and speakers of another corpus that stand in a
+        split of higher priority; audio over 30 s in another split than test, since it has no label.
     """
     manifest, rejected = read_corpora(options, audio_dir)
-    parts = [assign_splits(part, options.splits) for _, part in manifest.groupby("corpus")]
-    manifest["split"] = pd.concat(parts)
+    manifest["split"], notes = assign_splits(manifest, options.splits)
+    for note in notes:
+        print(f"ingest: {note}")
 
     def leave_out(rows: pd.Series, kind: Kind, reason: str) -> None:
         nonlocal manifest
@@ -241,7 +242,10 @@ def ingest(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame, list[
     leave_out(
         long, "long", f"over {WINDOW_S:g} s: such rows have no label, and only the test split keeps them"
     )
+    higher = f"a split of higher priority ({' > '.join(PRIORITY)})"
+    namesake = f"its speaker's name stands in {higher} of another corpus; rename one if they are two people"
+    leave_out(drop_in_other_corpus(manifest), "shared", namesake)
     for what, key in (("text", manifest["text"].map(normalise)), ("audio", manifest["sha256"])):
-        reason = f"its {what} also stands in a split of higher priority ({' > '.join(PRIORITY)})"
-        leave_out(drop_shared(manifest["split"], key.loc[manifest.index]), "shared", reason)
+        shared = drop_shared(manifest["split"], key.loc[manifest.index])
+        leave_out(shared, "shared", f"its {what} also stands in {higher}")
     return manifest.loc[:, list(COLUMNS)].reset_index(drop=True), rejected

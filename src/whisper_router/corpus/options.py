@@ -28,7 +28,7 @@ KINDS: dict[Kind, str] = {
     "silent": "silence",
     "length": "shorter or longer than ingest allows",
     "duplicate": "id stands twice",
-    "shared": "text or audio also in a split of higher priority",
+    "shared": "text, audio or speaker also in a split of higher priority",
     "long": "over 30 s outside the test split",
 }
 
