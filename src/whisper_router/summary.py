@@ -22,8 +22,9 @@ def show_summary(console: Console) -> None:
     )
     if is_demo(params):
         console.print(DEMO_NOTE, style="yellow")
+    tested = "Test split" if "folds" not in counts else f"Cross-validated in {counts['folds']} folds"
     console.print(
-        f"{len(labels)} utterances labelled, {labels['label'].sum()} need the strong arm. Test split: "
+        f"{len(labels)} utterances labelled, {labels['label'].sum()} need the strong arm. {tested}: "
         f"{counts['utterances']} utterances of {counts['speakers']} speakers, "
         f"{counts['need_strong']} need it, {counts['sent_to_strong']} were sent to it."
     )

@@ -216,8 +216,15 @@ def read_corpora(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame,
     return manifest, rejected
 
 
-def ingest(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame, list[Rejected]]:
+def ingest(
+    options: IngestOptions, audio_dir: Path, cross_validate_below: int = 0
+) -> tuple[pd.DataFrame, list[Rejected]]:
     """Build the manifest: the corpora, each speaker in one split.
+
+    Parameters
+    ----------
+    cross_validate_below : int
+        Fewer utterances than that are not divided into splits.
 
     Returns
     -------
@@ -228,7 +235,7 @@ def ingest(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame, list[
         split of higher priority; audio over 30 s in another split than test, since it has no label.
     """
     manifest, rejected = read_corpora(options, audio_dir)
-    manifest["split"], notes = assign_splits(manifest, options.splits)
+    manifest["split"], notes = assign_splits(manifest, options.splits, cross_validate_below)
     for note in notes:
         print(f"ingest: {note}")
 

@@ -8,6 +8,7 @@ from whisper_router.audio import MAX_SECONDS
 
 COLUMNS = ("id", "audio", "text", "speaker", "split", "offset_s", "duration_s", "language")
 SPLITS = ("train", "dev", "calibration", "test")
+FOLDS = "folds"  # the split of rows of a small corpus, which are cross-validated instead
 
 # What Hugging Face's datasets call splits, beside our own names.
 _SPLIT_NAMES = {

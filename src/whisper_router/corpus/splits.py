@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from whisper_router.corpus.options import SPLITS, Splits
+from whisper_router.audio import WINDOW_S
+from whisper_router.corpus.options import FOLDS, SPLITS, Splits
 from whisper_router.errors import UserError
 from whisper_router.hashing import unit_interval
 
-PRIORITY = ("test", "calibration", "dev", "train")  # who keeps a text that stands in two splits
+PRIORITY = ("test", "calibration", "dev", "train", FOLDS)  # who keeps a text that stands in two splits
 
 
 def split_by_speaker(speaker: str, splits: Splits) -> str:
@@ -37,17 +38,23 @@ def _first_split(split: pd.Series, person: pd.Series) -> pd.Series:
     return rank.groupby(person).transform("min").map(lambda i: PRIORITY[int(i)], na_action="ignore")
 
 
-def assign_splits(manifest: pd.DataFrame, splits: Splits) -> tuple[pd.Series, list[str]]:
+def assign_splits(manifest: pd.DataFrame, splits: Splits, below: int = 0) -> tuple[pd.Series, list[str]]:
     """A split for each row of all corpora: the official one where there is one, else by speaker.
 
     Official splits are kept where all corpora together have rows for train and for test. A corpus with two or
     more of them has calibration carved from dev's speakers, else train's, and dev from train's. One with a
     single split is left as it is, unless no corpus at all has calibration or dev.
 
+    Parameters
+    ----------
+    below : int
+        Fewer utterances without an official split are cross-validated instead, where no corpus has another
+        official split than test.
+
     Returns
     -------
     Series
-        One of ``SPLITS`` for each row.
+        One of ``SPLITS`` for each row, or ``FOLDS``.
     list of str
         What the user should know, as sentences.
 
@@ -66,7 +73,8 @@ def assign_splits(manifest: pd.DataFrame, splits: Splits) -> tuple[pd.Series, li
     by_speaker = _first_split(hashed, person)
     held = set(official.dropna()) | (set(SPLITS) if official.isna().any() else set())
     if not {"train", "test"} <= held:
-        return by_speaker, [_not_kept(sorted(manifest["corpus"].unique()), held)]
+        made = _folds_instead(manifest, by_speaker, by_speaker.notna(), below)
+        return made, [_not_kept(sorted(manifest["corpus"].unique()), held)]
     result = official.fillna(by_speaker)
 
     def carve(rows: pd.Series, present: set[str], wanted: str) -> None:
@@ -88,7 +96,7 @@ def assign_splits(manifest: pd.DataFrame, splits: Splits) -> tuple[pd.Series, li
     for wanted in ("calibration", "dev"):
         if wanted not in held:
             carve(result.notna(), held, wanted)
-    return result, []
+    return _folds_instead(manifest, result, official.isna(), below), []
 
 
 def _not_kept(corpora: Sequence[str], held: set[str]) -> str:
@@ -96,6 +104,20 @@ def _not_kept(corpora: Sequence[str], held: set[str]) -> str:
     lacks = " and ".join(name for name in ("train", "test") if name not in held)
     names = f"corpus {corpora[0]} has" if len(corpora) == 1 else f"corpora {', '.join(corpora)} have"
     return f"{names} only the split {has} and nothing for {lacks}: all rows are divided by speaker instead"
+
+
+def _folds_instead(manifest: pd.DataFrame, split: pd.Series, free: pd.Series, below: int) -> pd.Series:
+    """``FOLDS`` for the rows that are free of an official split, where they are too few to be divided.
+
+    Rows over 30 s of a speaker who has no shorter ones are kept to test on: no decider will have heard them.
+    """
+    if not below or not set(split[~free]) <= {"test"}:
+        return split
+    long = manifest["duration_s"] > WINDOW_S
+    if not 0 < (free & ~long).sum() < below:
+        return split
+    unheard = long.groupby(people(manifest)).transform("all")
+    return split.mask(free, FOLDS).mask(free & unheard, "test")
 
 
 def drop_shared(split: pd.Series, key: pd.Series) -> pd.Series:
