@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whisper_router.corpus.options import SPLITS, Splits
+from whisper_router.corpus.options import FOLDS, SPLITS, Splits
 from whisper_router.corpus.splits import (
     PRIORITY,
     assign_splits,
@@ -225,3 +225,46 @@ def test_no_text_is_left_in_two_splits_and_no_more_is_dropped_than_that_takes(ro
         best = min(PRIORITY.index(split) for split in group["split"])
         kept = group[~dropped.loc[group.index]]
         assert kept["split"].tolist() == [split for split in group["split"] if split == PRIORITY[best]], value
+
+
+def small(**splits: tuple[str, str | None]) -> pd.DataFrame:
+    return corpora(**splits).assign(duration_s=5.0)
+
+
+def test_too_few_utterances_to_divide_are_left_whole():
+    frame = small(calls=("c", None))
+    assert set(assign_splits(frame, OPTIONS, 201)[0]) == {FOLDS}
+    assert set(assign_splits(frame, OPTIONS, 200)[0]) == set(SPLITS)
+    assert set(assign_splits(frame, OPTIONS, 0)[0]) == set(SPLITS)
+
+
+def test_an_official_test_split_is_kept_beside_utterances_that_are_left_whole():
+    frame = small(held=("h", "test"), calls=("c", None))
+    result, _ = assign_splits(frame, OPTIONS, 201)
+    assert pd.crosstab(frame["corpus"], result).to_dict() == {
+        FOLDS: {"calls": 200, "held": 0},
+        "test": {"calls": 0, "held": 200},
+    }
+
+
+def test_official_splits_that_lack_train_are_left_whole_where_they_are_few():
+    result, notes = assign_splits(small(held=("h", "test")), OPTIONS, 201)
+    assert set(result) == {FOLDS}
+    assert len(notes) == 1
+
+
+@pytest.mark.parametrize("other", ["train", "dev", "calibration"])
+def test_a_corpus_with_an_official_split_to_learn_from_is_divided(other):
+    frame = small(held=("h", other), calls=("c", None))
+    assert FOLDS not in set(assign_splits(frame, OPTIONS, 10_000)[0])
+
+
+def test_audio_over_30_s_is_tested_on_where_its_speaker_has_nothing_shorter():
+    frame = small(calls=("c", None))
+    frame.loc[frame["speaker"] == "calls/c1", "duration_s"] = 31.0
+    both = frame.iloc[[0]].assign(duration_s=31.0)
+    frame = pd.concat([frame, both], ignore_index=True)
+    result, _ = assign_splits(frame, OPTIONS, 200)
+    assert result[frame["speaker"] == "calls/c1"].tolist() == ["test"]
+    assert result[frame["speaker"] == "calls/c0"].tolist() == [FOLDS, FOLDS]
+    assert set(assign_splits(frame, OPTIONS, 199)[0]) == set(SPLITS)
