@@ -16,7 +16,7 @@ from whisper_router.decider.training import Examples
 OPTIONS: dict[str, DeciderOptions] = {
     "logistic": LogisticOptions(kind="logistic", extractor="toy"),
     "gbt": GbtOptions(kind="gbt", extractor="toy", trees=40, learning_rate=0.1, min_in_leaf=5),
-    "mlp": MlpOptions(kind="mlp", extractor="toy", epochs=5, hidden=8, learning_rate=0.01),
+    "mlp": MlpOptions(kind="mlp", extractor="toy", epochs=6, hidden=8, learning_rate=0.03),
 }
 UTTERANCES, FOLDS = 90, 3
 KINDS = pytest.mark.parametrize("kind", OPTIONS)
@@ -29,7 +29,7 @@ def toy(tmp_path, monkeypatch, examples: Callable[..., Examples]) -> Examples:
     random = np.random.default_rng(0)
     labels = (random.random(UTTERANCES) < 0.5).astype(int)
     features = random.normal(size=(UTTERANCES, 3, 2, 4)).astype(np.float16)
-    features[:, :, 0, 0] += labels[:, None]
+    features[:, :, 0, 0] += 3 * labels[:, None]
     return examples(tmp_path / "features", list(features), labels)
 
 
