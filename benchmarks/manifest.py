@@ -73,7 +73,7 @@ def split(folder: Path) -> Callable[[], object]:
     manifest = pd.read_parquet(folder / MANIFEST).assign(split=None)
 
     def step() -> None:
-        made = assign_splits(manifest, Splits())
+        made, _ = assign_splits(manifest, Splits())
         drop_shared(made, manifest["text"].map(normalise))
 
     return step

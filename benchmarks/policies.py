@@ -8,22 +8,21 @@ folder of a project whose DAG has run (data/ with labels, features and deciders)
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from policies_report import document
 from policy_simulation import DRAWS, POPULATIONS, simulate
 from pydantic import TypeAdapter
 from tqdm import tqdm
 
-from whisper_router.evaluation import Pair, risks
+from whisper_router.evaluation import risks
 from whisper_router.files import read_json, read_parquet, write_json, write_text
 from whisper_router.params import load_params
 from whisper_router.paths import ARMS, LABELS, TRANSCRIPTS
 from whisper_router.policy.choose import Sample, choose
+from whisper_router.policy.folds import part_of
 from whisper_router.policy.make import make_policy, policy_metrics
 from whisper_router.policy.options import GuaranteeOptions, PolicyOptions
 from whisper_router.policy.samples import ids_of, labelled, score
@@ -62,21 +61,6 @@ OPTIONS: TypeAdapter[PolicyOptions] = TypeAdapter(PolicyOptions)
 def guarantees(decider: str) -> Iterator[GuaranteeOptions]:
     for one in GUARANTEES:
         yield GuaranteeOptions(kind="guarantee", decider=decider, delta=0.1, **one)
-
-
-def _rows_of(value: Any, rows: np.ndarray) -> Any:
-    if isinstance(value, dict):
-        return {key: _rows_of(one, rows) for key, one in value.items()}
-    return value[rows]
-
-
-def part_of(sample: Sample, rows: np.ndarray) -> Sample:
-    """Some utterances of a sample."""
-    pair = sample.pair
-    values = {name: _rows_of(value, rows) for name, value in vars(pair).items()}
-    values["speakers"] = pd.factorize(pair.speakers[rows])[0]
-    spent = replace(sample.spent, decider=_rows_of(sample.spent.decider, rows))
-    return Sample(Pair(**values), sample.scores[rows], spent, sample.earlier)
 
 
 def observed(sample: Sample, threshold: float, options: GuaranteeOptions) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""calibrate: deciders on the calibration split -> data/policy/<name>.json."""
+"""calibrate: deciders on the calibration split, or out of fold -> data/policy/<name>.json."""
 
 import torch
 from prefect import flow
@@ -24,13 +24,14 @@ def calibrate() -> None:
     with replacing_folder(POLICY) as folder:
         for name, options in params.policies.items():
             sample, extractor = scored[options.decider]
+            what = "calibration" if sample.folds is None else "cross-validated"
             bound = part.bound(options.decider, extractor, getattr(options, "currency", None))
             policy = make_policy(name, options, sample, bound)
             write_text(folder / f"{name}.json", policy.to_json())
             print(
                 f"calibrate: {name}: threshold {policy.threshold:.4f} sends "
                 f"{policy.calibration.strong_share:.0%} of {policy.calibration.utterances} "
-                "calibration utterances to the strong arm"
+                f"{what} utterances to the strong arm"
             )
             if policy.promise:
                 print(f"calibrate: {name}: {policy.promise.says}")

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from flows.stage import main
 from whisper_router.audio import WINDOW_S
+from whisper_router.decider.scores import score_split
 from whisper_router.errors import UserError
 from whisper_router.evaluation import auroc, choices, routed_cost, sweep
 from whisper_router.files import read_json, replacing_folder, write_json, write_text
@@ -34,6 +35,7 @@ from whisper_router.paths import (
 )
 from whisper_router.policy.calibrate import Policy
 from whisper_router.policy.choose import Sample
+from whisper_router.policy.folds import thresholds
 from whisper_router.policy.make import policy_metrics
 from whisper_router.policy.samples import Labelled, read_labelled, score
 from whisper_router.report import charts
@@ -80,6 +82,7 @@ def _charts(
     sweeps: Mapping[str, pd.DataFrame],
     metrics: Mapping[str, Mapping[str, Any]],
     policy: Policy,
+    threshold: float | np.ndarray,
     slices: list[dict[str, Any]],
     note: str | None,
 ) -> dict[str, Chart]:
@@ -96,14 +99,12 @@ def _charts(
     labels = part.pair.label
     told = {name: (sample.scores, labels) for name, sample in scored.items()}
     everyone = np.ones((1, len(labels)))
-    areas = {name: auroc(labels, sample.scores, everyone)[0] for name, sample in scored.items()}
+    areas = {name: auroc(labels, sample.scores, everyone, sample.folds)[0] for name, sample in scored.items()}
     areas = {name: float(area) if np.isfinite(area) else None for name, area in areas.items()}
     curve = charts.threshold_sweep(sweeps[policy.decider], made, policy.threshold, "macs", policy.name)
     return found | {
         "sweep": Chart(f"Every threshold of decider {policy.decider}", curve, 6.0),
-        "roc": Chart(
-            "ROC: needed against sent", charts.roc(told, areas, (policy.decider, policy.threshold)), 5.6
-        ),
+        "roc": Chart("ROC: needed against sent", charts.roc(told, areas, (policy.decider, threshold)), 5.6),
         "reliability": Chart("Scores against what happened", charts.reliability(told), 5.6),
         "slices": Chart(
             "WER above always-strong's, by slice", charts.slice_chart(slices), charts.slices_height(slices)
@@ -111,9 +112,9 @@ def _charts(
     }
 
 
-def _candidate(policy: Policy, sample: Sample) -> Candidate:
+def _candidate(policy: Policy, sample: Sample, threshold: float | np.ndarray) -> Candidate:
     """A policy on labelled utterances, for the verdict."""
-    strong, known = sample.scores >= policy.threshold, policy.calibration
+    strong, known = sample.scores >= threshold, policy.calibration
     savings = {
         name.removeprefix("saving_"): figure.value
         for name, figure in known.figures.items()
@@ -141,8 +142,12 @@ def evaluate() -> None:
     scored = {
         name: score(params, name, part)[0] for name in {policy.decider: None for policy in policies.values()}
     }
+    at = {
+        name: thresholds(params.policies[name], policy, scored[policy.decider])
+        for name, policy in policies.items()
+    }
     metrics = {
-        name: policy_metrics(policy, scored[policy.decider], options.bootstrap, options.seed)
+        name: policy_metrics(policy, scored[policy.decider], options.bootstrap, options.seed, at[name])
         for name, policy in policies.items()
     }
 
@@ -150,7 +155,7 @@ def evaluate() -> None:
     sample = scored[chosen.decider]
     verdict = judge(
         part.pair,
-        {name: _candidate(policy, scored[policy.decider]) for name, policy in policies.items()},
+        {name: _candidate(policy, scored[policy.decider], at[name]) for name, policy in policies.items()},
         part.models,
         params.verdict,
         options.bootstrap,
@@ -160,12 +165,13 @@ def evaluate() -> None:
     rows = manifest.set_index("id", drop=False).loc[ids]
     order = rows["id"].map(lambda id_: unit_interval("verify", id_))
     verified = rows.loc[order.sort_values().index[: options.verify]]
-    verify(router, verified, dict(zip(ids, sample.scores.tolist(), strict=True)), transcripts)
+    own = score_split(params, chosen.decider, verified["id"].tolist(), final=True).scores
+    verify(router, verified, dict(zip(verified["id"], own.tolist(), strict=True)), transcripts)
 
     tested = manifest[(manifest["split"] == "test") & (manifest["duration_s"] > WINDOW_S)]
     long = measure_long(router, tested, wav_bytes, options.bootstrap, options.seed)
 
-    strong = sample.scores >= chosen.threshold
+    strong = sample.scores >= at[chosen.name]
     made = choices(part.pair, strong, routed_cost(part.pair, strong, sample.spent))
     slices = slice_table(slice_columns(rows), part.pair, made, options.bootstrap, options.seed)
     worse = losing(slices)
@@ -179,7 +185,8 @@ def evaluate() -> None:
         write_json(folder / "summary.json", shown)
         verdict.write(folder / VERDICT.name)
     sweeps = {name: sweep(part.pair, one.scores, one.spent) for name, one in scored.items()}
-    drawn = _charts(part, scored, sweeps, metrics, chosen, slices, DEMO_NOTE if is_demo(params) else None)
+    note = DEMO_NOTE if is_demo(params) else None
+    drawn = _charts(part, scored, sweeps, metrics, chosen, at[chosen.name], slices, note)
     with replacing_folder(PLOTS) as folder:
         for name, chart in drawn.items():
             write_chart(folder / f"{name}.png", chart.draw, chart.height)
@@ -192,7 +199,7 @@ def evaluate() -> None:
         labels,
         part.pair,
         sample.scores,
-        chosen.threshold,
+        at[chosen.name],
         rows["text"].to_dict(),
         transcripts.set_index(["id", "arm"])["hypothesis"].to_dict(),
         lambda id_: heard[id_].load_or_raise(store),
@@ -217,8 +224,9 @@ def evaluate() -> None:
     )
     write_text(REPORT, text)
     print(f"evaluate: VERDICT: {verdict.headline}")
+    what = "test" if sample.folds is None else "cross-validated"
     print(
-        f"evaluate: {len(ids)} test utterances; WER weak {shown['wer_weak']:.1%}, "
+        f"evaluate: {len(ids)} {what} utterances; WER weak {shown['wer_weak']:.1%}, "
         f"strong {shown['wer_strong']:.1%}, routed {shown['wer_routed']:.1%} with "
         f"{shown['strong_share']:.0%} sent to strong;\n"
         f"evaluate: the packaged router agrees with the cache on {len(verified)} utterances"

@@ -7,7 +7,7 @@ from prefect import flow
 
 from flows.stage import main
 from whisper_router.corpus.ingest import ingest as build_manifest
-from whisper_router.corpus.options import KINDS
+from whisper_router.corpus.options import FOLDS, KINDS, SPLITS
 from whisper_router.files import write_json, write_parquet
 from whisper_router.params import load_params
 from whisper_router.paths import AUDIO, MANIFEST, REJECTED
@@ -16,16 +16,24 @@ from whisper_router.paths import AUDIO, MANIFEST, REJECTED
 @flow(name="ingest")
 def ingest() -> None:
     """Read the corpora that params.yaml names; write the manifest and the rejected rows."""
-    manifest, rejected = build_manifest(load_params().ingest, AUDIO)
+    params = load_params()
+    manifest, rejected = build_manifest(params.ingest, AUDIO, params.cross_validation.below)
     write_parquet(MANIFEST, manifest)
     write_json(REJECTED, [asdict(row) for row in rejected])
     minutes = manifest["duration_s"].sum() / 60
     counts = Counter(manifest["split"])
-    splits = ", ".join(f"{name} {counts[name]}" for name in ("train", "dev", "calibration", "test"))
+    names = (FOLDS, "test") if counts[FOLDS] else SPLITS
+    splits = ", ".join(f"{name} {counts[name]}" for name in names)
     print(
         f"ingest: {len(manifest)} utterances, {minutes:.1f} min, "
         f"{manifest['speaker'].nunique()} speakers ({splits})"
     )
+    if counts[FOLDS]:
+        print(
+            f"ingest: {counts[FOLDS]} utterances are fewer than cross_validation.below: "
+            f"{params.cross_validation.below}. They are not divided into splits but cross-validated: each is "
+            "scored by a decider that has not heard its speaker, and the router's decider learns from all"
+        )
     if rejected:
         kinds = Counter(row.kind for row in rejected)
         print(f"ingest: {len(rejected)} rows left out, all in {REJECTED}:")

@@ -11,7 +11,7 @@ from prefect import flow
 
 from flows.stage import main
 from whisper_router.asr.reference import arm_references
-from whisper_router.decider.scores import score_split
+from whisper_router.decider.scores import OUT_OF_FOLD, score_split
 from whisper_router.decision import FORCED
 from whisper_router.disagreement import disagreements
 from whisper_router.drift import BASELINE, Baseline, make_baseline
@@ -20,6 +20,7 @@ from whisper_router.files import read_json, read_parquet, replacing_folder, writ
 from whisper_router.hashing import code_hash, digest, file_sha256, folder_sha256
 from whisper_router.params import Params, load_params
 from whisper_router.paths import ARMS, DECIDER, FEATURES, LABELS, MANIFEST, POLICY, ROUTER, TRANSCRIPTS
+from whisper_router.policy.samples import rows_of
 from whisper_router.router import Router, RouterDescription, write_files
 
 LOCK = Path("requirements.lock")
@@ -78,9 +79,9 @@ def provenance(params: Params, policy: str) -> dict[str, object]:
 
 
 def baseline(params: Params, policy: str) -> Baseline:
-    """What the calibration split looks like to the router: drift is measured against it."""
+    """What calibration looks like to the router, out of fold where it was cross-validated: for drift."""
     labels, transcripts = (read_parquet(path) for path in (LABELS, TRANSCRIPTS))
-    labels = labels[labels["split"] == "calibration"].reset_index(drop=True)
+    labels = rows_of(labels, "calibration")
     scores = score_split(params, params.policies[policy].decider, labels["id"].tolist()).scores
     strong = scores >= read_json(POLICY / f"{policy}.json")["threshold"]
     heard = {
@@ -115,7 +116,7 @@ def package() -> None:
         policy=policy,
     )
     with replacing_folder(ROUTER) as folder:
-        shutil.copytree(DECIDER / decider, folder / "decider")
+        shutil.copytree(DECIDER / decider, folder / "decider", ignore=shutil.ignore_patterns(OUT_OF_FOLD))
         (folder / "policies").mkdir()
         for name in policies_of(params, decider):
             shutil.copy(POLICY / f"{name}.json", folder / "policies")

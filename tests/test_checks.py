@@ -23,8 +23,9 @@ from whisper_router.checks.suites import (
     features_frame,
     labels_frame,
     manifest_frame,
+    manifest_suite,
 )
-from whisper_router.corpus.options import SPLITS
+from whisper_router.corpus.options import FOLDS, SPLITS
 
 STRICT = Severities(**dict.fromkeys(Severities.model_fields, "fail"))
 SUITES = {"manifest": MANIFEST, "labels": LABELS, "features": FEATURES}
@@ -232,6 +233,16 @@ def test_the_split_that_is_missing_or_unknown_is_named(fails):
     found = message.partition("Not so: ")[2]
     assert "dev" in found
     assert "validation" in found
+
+
+def test_a_manifest_that_is_cross_validated_needs_no_splits(tmp_path):
+    whole = manifest().assign(split=FOLDS)
+    suite = manifest_suite(whole)
+    assert [check for check in MANIFEST if check.name != "all_splits_present"] == list(suite)
+    path = tmp_path / "verdict.json"
+    found = run_checks("manifest", manifest_frame(whole), suite, STRICT, path, tmp_path / "docs")
+    assert all(verdict.passed for verdict in found)
+    assert manifest_suite(manifest()) == MANIFEST
 
 
 def test_good_labels_pass(passes):

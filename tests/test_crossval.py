@@ -21,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whisper_router.audio import SAMPLE_RATE, audio_sha256
-from whisper_router.crossval import Fold, Job, _train, _workers, run_jobs, speaker_folds
+from whisper_router.crossval import Job, _train, _workers, run_jobs
+from whisper_router.decider.folds import Fold, speaker_folds
 from whisper_router.decider.options import MlpOptions, ResnetOptions
 from whisper_router.environment import KEEP_BLOCKS
 from whisper_router.errors import UserError

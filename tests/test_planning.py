@@ -90,7 +90,7 @@ def rows(tmp_path, clips, monkeypatch) -> pd.DataFrame:
     (tmp_path / "calls.csv").write_text("\n".join(["audio,text,speaker", *lines]))
     corpus = Corpus(name="calls", kind="table", path="calls.csv")
     options = IngestOptions(root=str(tmp_path), corpora=(corpus,))
-    return check_corpus(corpus, options, ContentStore(), 600).utterances
+    return check_corpus(corpus, options, ContentStore(), 0, 600).utterances
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ class _Settings:
     ingest: "IngestOptions"
     arms: "Arms"
     cost_table: str | None
+    cross_validate_below: int
 
 
 def check(
@@ -74,7 +75,7 @@ def check(
     console = Console(quiet=as_json)
     with _store() as store:
         with console.status("reading the corpus"):
-            found = check_corpus(entry, settings.ingest, store)
+            found = check_corpus(entry, settings.ingest, store, settings.cross_validate_below)
         _show(console, found)
         with console.status("timing both arms"):
             times = arm_times(found.utterances, settings.arms, settings.cost_table, store, probe)
@@ -129,7 +130,7 @@ def check_before_run(params: "Params") -> None:
         if is_archive(corpus, params.ingest):
             print(f"{corpus.name}: an archive, which ingest unpacks first")
             continue
-        found = check_corpus(corpus, params.ingest, ContentStore())
+        found = check_corpus(corpus, params.ingest, ContentStore(), params.cross_validation.below)
         checks.append(found)
         _show_short(found, _resolution(found, params.arms))
     if len(checks) == len(params.ingest.corpora) and not any(found.good for found in checks):
@@ -193,13 +194,14 @@ def _next(entry: "Corpus", root: str) -> str:
 def _settings(entry: "Corpus", root: str) -> "_Settings":
     """What params.yaml says of splits, arms and costs; the defaults where there is none."""
     from whisper_router.corpus.options import IngestOptions
-    from whisper_router.params import PARAMS, Arms, load_params
+    from whisper_router.params import PARAMS, Arms, CrossValidation, load_params
 
     if not PARAMS.is_file():
-        return _Settings(IngestOptions(root=root, corpora=(entry,)), Arms(), None)
+        below = CrossValidation().below
+        return _Settings(IngestOptions(root=root, corpora=(entry,)), Arms(), None, below)
     params = load_params()
     ingest = params.ingest.model_copy(update={"root": root, "corpora": (entry,)})
-    return _Settings(ingest, params.arms, params.cost_table)
+    return _Settings(ingest, params.arms, params.cost_table, params.cross_validation.below)
 
 
 @contextmanager
@@ -219,9 +221,9 @@ def _resolution(found: "CorpusCheck", arms: "Arms") -> "Resolution":
     from whisper_router.planning import known_spread, resolution
 
     rows = found.utterances
-    test = rows[rows["split"] == "test"]
+    test = rows[rows["split"] == found.tested]
     spread = known_spread(rows["id"].tolist(), arms)
-    return resolution(found.splits["test"].words, test["speaker"].to_numpy(), spread)
+    return resolution(found.splits[found.tested].words, test["speaker"].to_numpy(), spread)
 
 
 def _amount(found: "CorpusCheck") -> str:
@@ -312,4 +314,5 @@ def _show_short(found: "CorpusCheck", told: "Resolution") -> None:
     held = f"{_hours(found.hours)} hours, {found.speakers:,} speakers"
     left_out = f"; left out: {kinds}" if kinds else ""
     print(f"{found.corpus.name}: rows {_amount(found)}; {held}{left_out}")
-    print(f"  test split: {_told(told)}")
+    tested = "test split" if found.tested == "test" else "cross-validated"
+    print(f"  {tested}: {_told(told)}")

@@ -19,6 +19,9 @@ from whisper_router.machine import machine_name
 from whisper_router.params import load_params
 from whisper_router.paths import ARMS, DECIDER, LABELS, MANIFEST, POLICY, TRANSCRIPTS
 from whisper_router.policy.calibrate import Policy
+from whisper_router.policy.choose import Sample
+from whisper_router.policy.folds import thresholds
+from whisper_router.policy.samples import rows_of
 from whisper_router.report.words import CHOICE_NAMES
 
 UNITS = {"macs": 1e9, "macs_paper": 1e9}  # shown in 10^9
@@ -98,7 +101,7 @@ def show_cost(console: Console, table_name: str | None = None) -> dict[str, Any]
     """
     params, arms = load_params(), read_json(ARMS)
     labels, transcripts = read_parquet(LABELS), read_parquet(TRANSCRIPTS)
-    labels = labels[labels["split"] == "test"]
+    labels = rows_of(labels, "test")
     table, costs, note = _measured(arms, table_name)
     dims = {name: Dims(**arm["dims"]) for name, arm in arms.items()}
     pair = build_pair(labels, transcripts, dims, costs)
@@ -113,8 +116,9 @@ def show_cost(console: Console, table_name: str | None = None) -> dict[str, Any]
         decision = decision_costs(table, costs[extractor.arm], sha256, durations) if table else {}
         if table and not decision:
             lacking.append(policy.decider)
-        strong = scored.scores >= policy.threshold
         spent = spent_on(extractor, {**scored.macs, **decision})
+        sample = Sample(pair, scored.scores, spent, scored.scores, scored.folds)
+        strong = scored.scores >= thresholds(params.policies[name], policy, sample)
         made = choices(pair, strong, routed_cost(pair, strong, spent))
         for choice in ("weak", "strong", "posthoc", "oracle"):
             lines[CHOICE_NAMES[choice]] = made[choice]

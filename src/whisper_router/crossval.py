@@ -11,14 +11,13 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import pandas as pd
 import psutil
 import torch
-from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
 from whisper_router.asr.reference import ArmReference
+from whisper_router.decider.folds import Fold
 from whisper_router.decider.options import DeciderOptions
 from whisper_router.decider.registry import fit_decider
 from whisper_router.decider.scores import Scores, score_all
@@ -34,15 +33,6 @@ COPIES = 4  # the batch and the one read ahead, each once as read and once padde
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Rows of a table, by number."""
-
-    train: np.ndarray
-    dev: np.ndarray
-    test: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -68,41 +58,6 @@ class Trained:
     parameters: int
     epochs: int  # run
     kept: float  # the epoch that was kept
-
-
-def speaker_folds(table: pd.DataFrame, folds: int, seed: int) -> list[Fold]:
-    """Folds by speaker with like shares of the label; the next fold's rows are the dev rows.
-
-    A row whose normalised text also stands in the test or the dev rows is left out of train, and of dev if in
-    the test rows.
-
-    Parameters
-    ----------
-    table : DataFrame
-        ``label``, ``speaker`` and ``text`` of each row.
-
-    Raises
-    ------
-    UserError
-        Too few speakers, or too few utterances of a class.
-    """
-    speakers, positives = table["speaker"].nunique(), int(table["label"].sum())
-    if speakers < folds or min(positives, len(table) - positives) < folds:
-        raise UserError(
-            f"{folds} folds take as many speakers, positives and negatives: there are {speakers} speakers, "
-            f"{positives} of {len(table)} utterances need the strong arm; lower --folds or add data"
-        )
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    parts = [test for _, test in splitter.split(table, table["label"], table["speaker"])]
-    text = table["text"].to_numpy()
-    result = []
-    for i, test in enumerate(parts):
-        dev = parts[(i + 1) % folds]
-        dev = dev[~np.isin(text[dev], text[test])]
-        rest = np.concatenate([part for j, part in enumerate(parts) if j not in (i, (i + 1) % folds)])
-        train = np.sort(rest[~np.isin(text[rest], text[np.concatenate([test, dev])])])
-        result.append(Fold(train, dev, test))
-    return result
 
 
 def _train(job: Job) -> Trained:

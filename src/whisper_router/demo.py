@@ -8,6 +8,7 @@ from rich.console import Console
 
 from whisper_router.params import load_yaml
 from whisper_router.paths import LABELS, MANIFEST
+from whisper_router.policy.samples import rows_of
 from whisper_router.promotion import CHAMPION, MODEL
 from whisper_router.registry import LOCK, register
 from whisper_router.router import Router
@@ -63,7 +64,7 @@ def run_demo(console: Console) -> None:
     with console.status("registering the router in MLflow"):
         registered = register(force=True)  # a demonstration serves whatever the verdict
     labels = pd.read_parquet(LABELS)
-    clip = labels.loc[labels["split"] == "test", "id"].iloc[0]
+    clip = rows_of(labels, "test")["id"].iloc[0]
     row = pd.read_parquet(MANIFEST).set_index("id").loc[clip]
     uri = f"models:/{MODEL}@{CHAMPION}" if registered.champion else f"models:/{MODEL}/{registered.version}"
     with console.status(f"transcribing one clip through {uri}"):

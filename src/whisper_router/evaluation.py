@@ -358,7 +358,7 @@ def _rounded(value: float) -> float | None:
 def evaluate(
     pair: Pair,
     scores: Array,
-    threshold: float,
+    threshold: float | Array,
     spent: Spent,
     resamples: int,
     seed: int,
@@ -367,7 +367,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Metrics of one policy on one split: each figure with its interval, or null with a reason.
 
-    ``folds`` numbers the decider that scored each utterance, where they are several; ``tau`` is the WER
+    ``threshold`` may be one for each utterance. ``folds`` numbers the decider that scored each utterance,
+    where they are several; ``tau`` is the WER
     lost that a guarantee does not count.
     """
     strong = scores >= threshold

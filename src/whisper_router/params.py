@@ -83,6 +83,13 @@ class Runtime(_Strict):
     runner: Runner = InProcessRunner()
 
 
+class CrossValidation(_Strict):
+    """What a corpus too small for splits gets instead of them."""
+
+    below: int = Field(400, ge=0, description="with fewer utterances that have no official split; 0: never")
+    folds: int = Field(5, ge=3, le=20, description="by speaker")
+
+
 class RouterOptions(_Strict):
     """Which policy is packaged, with its decider and extractor."""
 
@@ -101,6 +108,7 @@ class Params(_Strict):
     """All of params.yaml."""
 
     ingest: IngestOptions
+    cross_validation: CrossValidation = CrossValidation()
     checks: Severities = Severities()
     arms: Arms = Arms()
     runtime: Runtime = Runtime()

@@ -21,7 +21,8 @@ from whisper_router.audio import WINDOW_S
 from whisper_router.corpus.ingest import read_corpora
 from whisper_router.corpus.options import Corpus, IngestOptions
 from whisper_router.cost import Dims
-from whisper_router.crossval import Fold, Job, Trained, run_jobs, speaker_folds
+from whisper_router.crossval import Job, Trained, run_jobs
+from whisper_router.decider.folds import Fold, speaker_folds
 from whisper_router.decider.options import ResnetOptions
 from whisper_router.errors import UserError
 from whisper_router.evaluation import Pair, Spent, auroc, build_pair, evaluate, sweep, with_intervals

@@ -168,6 +168,12 @@ def hold_contest(version: ModelVersion, current: ModelVersion) -> Contest:
         The champion cannot be judged: not loaded, failing, or its speakers not known.
     """
     manifest, labels, transcripts = (pd.read_parquet(path) for path in (MANIFEST, LABELS, TRANSCRIPTS))
+    if not (labels["split"] == "test").any():
+        raise ContestError(
+            "no test speaker is unseen: the corpus is small and was cross-validated, so that the decider has "
+            "learnt from every speaker; add utterances until there are splits (cross_validation.below), or "
+            "give those of some new speakers the split test"
+        )
     test = short(manifest[manifest["id"].isin(labels.loc[labels["split"] == "test", "id"])])
     rows = unseen(test, current).reset_index(drop=True)
     if rows.empty:

@@ -25,8 +25,9 @@ def show_summary(console: Console) -> None:
     console.print(verdict.basis, highlight=False)
     if is_demo(params):
         console.print(DEMO_NOTE, style="yellow")
+    tested = "Test split" if "folds" not in counts else f"Cross-validated in {counts['folds']} folds"
     console.print(
-        f"\n{len(labels)} utterances labelled, {labels['label'].sum()} need the strong arm. Test split: "
+        f"\n{len(labels)} utterances labelled, {labels['label'].sum()} need the strong arm. {tested}: "
         f"{counts['utterances']} utterances of {counts['speakers']} speakers, "
         f"{counts['need_strong']} need it, {policy} sent {counts['sent_to_strong']} to it.",
         highlight=False,

@@ -50,7 +50,7 @@ def table(folder: Path, rows: list[dict[str, Any]], **options: Any) -> tuple[Cor
 
 
 def check(folder: Path, rows: list[dict[str, Any]], seconds: float = 600, **limits: int) -> CorpusCheck:
-    return check_corpus(*table(folder, rows), ContentStore(), seconds, **limits)
+    return check_corpus(*table(folder, rows), ContentStore(), 0, seconds, **limits)
 
 
 def test_a_small_corpus_is_told_exactly_as_ingest_will_have_it(folder):
@@ -64,7 +64,7 @@ def test_a_small_corpus_is_told_exactly_as_ingest_will_have_it(folder):
         {**rows[7], "id": "misnamed", "split": "tset"},
     ]
     corpus, options = table(folder, rows)
-    found = check_corpus(corpus, options, ContentStore(), 600)
+    found = check_corpus(corpus, options, ContentStore(), 0, 600)
     manifest, rejected = ingest(options, folder / "made")
     assert (found.rows, found.examined, found.good) == (len(rows), len(rows), len(manifest))
     assert not found.is_partial
@@ -86,7 +86,7 @@ def test_a_small_corpus_is_told_exactly_as_ingest_will_have_it(folder):
 def test_columns_are_told_with_what_they_mean_and_what_stands_in_for_those_that_are_not_there(folder):
     rows = [{"file": "0.wav", "said": "zero", "who": "ann", "duration": 0.5, "mood": "calm"}]
     corpus, options = table(folder, rows, columns={"audio": "file", "text": "said", "split": "part"})
-    found = check_corpus(corpus, options, ContentStore(), 600)
+    found = check_corpus(corpus, options, ContentStore(), 0, 600)
     assert found.columns == {
         "file": "audio",
         "said": "text",
@@ -125,7 +125,7 @@ def test_without_time_hours_are_those_that_the_table_states(folder, stated):
 
 def test_what_was_examined_is_not_decoded_again_by_ingest(folder, monkeypatch):
     corpus, options = table(folder, good_rows())
-    check_corpus(corpus, options, ContentStore(), 600)
+    check_corpus(corpus, options, ContentStore(), 0, 600)
 
     def refuse(*arguments: Any) -> None:
         raise AssertionError(arguments)
@@ -146,7 +146,7 @@ def test_an_archive_is_left_to_ingest(tmp_path):
     (tmp_path / "test-clean.tar.gz").touch()
     corpus = Corpus(name="speech", kind="librispeech", path="test-clean.tar.gz")
     with pytest.raises(UserError, match=r"test-clean\.tar\.gz: an archive, which only ingest unpacks"):
-        check_corpus(corpus, IngestOptions(root=str(tmp_path), corpora=(corpus,)), ContentStore())
+        check_corpus(corpus, IngestOptions(root=str(tmp_path), corpora=(corpus,)), ContentStore(), 0)
 
 
 def test_ingest_is_up_to_date_until_the_manifest_the_params_or_a_table_changes(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from whisper_router.audio import WINDOW_S
-from whisper_router.corpus.options import SPLITS
+from whisper_router.corpus.options import FOLDS, SPLITS
 from whisper_router.scoring import has_words, normalise
 
 LOOP_RATIO = 2.4  # compression ratio above which Whisper takes a text for a loop
@@ -107,6 +107,12 @@ FEATURES = (
     Check("shape", "Features have one width and at least one frame.", "Run featurize again.",
           "ExpectColumnValuesToBeInSet", {"column": "shape_right", "value_set": [True]}),
 )  # fmt: skip
+
+
+def manifest_suite(manifest: pd.DataFrame) -> tuple[Check, ...]:
+    """The expectations on a manifest: one that is cross-validated needs no splits."""
+    folds = (manifest["split"] == FOLDS).any()
+    return tuple(check for check in MANIFEST if not (folds and check.name == "all_splits_present"))
 
 
 def manifest_frame(manifest: pd.DataFrame) -> pd.DataFrame:

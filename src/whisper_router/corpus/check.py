@@ -20,7 +20,7 @@ from whisper_router.corpus.formats import FORMATS
 from whisper_router.corpus.ingest import COLUMNS as MANIFEST_COLUMNS
 from whisper_router.corpus.ingest import Bad, examine, into_splits, to_manifest, usable
 from whisper_router.corpus.names import on_disk, warn_of_look_alikes
-from whisper_router.corpus.options import COLUMNS, SPLITS, Corpus, IngestOptions
+from whisper_router.corpus.options import COLUMNS, FOLDS, SPLITS, Corpus, IngestOptions
 from whisper_router.corpus.tables import Row, manifest_rows
 from whisper_router.decode import Limits
 from whisper_router.environment import cores
@@ -88,6 +88,11 @@ class CorpusCheck:
     utterances: pd.DataFrame = field(repr=False, compare=False)
 
     @property
+    def tested(self) -> str:
+        """Of which rows the figures will be: the split for the test, or all in folds."""
+        return FOLDS if FOLDS in self.splits else "test"
+
+    @property
     def is_partial(self) -> bool:
         """Whether the figures are estimates from some of the rows."""
         return self.examined < self.rows
@@ -110,6 +115,7 @@ def check_corpus(
     corpus: Corpus,
     options: IngestOptions,
     store: ContentStore,
+    cross_validate_below: int,
     seconds: float = EXAMINE_S,
     most: int = MOST_EXAMINED,
 ) -> CorpusCheck:
@@ -117,6 +123,8 @@ def check_corpus(
 
     Parameters
     ----------
+    cross_validate_below : int
+        Fewer utterances than that are not divided into splits.
     seconds : float
         How long audio may be decoded.
     most : int
@@ -144,14 +152,17 @@ def check_corpus(
             manifest = to_manifest(kept, options)
             texts = manifest["text"].map(normalise if whole else _plain)
             texts = texts.mask(texts == "", manifest["id"])
-            manifest, beside = into_splits(manifest, options, texts)
+            below = cross_validate_below if whole else 0
+            manifest, beside, said = into_splits(manifest, options, texts, below)
+            notes += said
             rejected = rejected + beside
     if "speaker" in absent and kept:
         notes.append("no row names a speaker; splits and intervals go by speakers: name them if you can")
     lacking = [theirs for theirs in corpus.columns.values() if theirs not in columns]
     if lacking:
         notes.append(f"no row has {', '.join(lacking)}, which columns names")
-    splits = {name: _size(manifest, name) for name in SPLITS}
+    names = (FOLDS,) if (manifest["split"] == FOLDS).any() else SPLITS
+    splits = {name: _size(manifest, name) for name in names}
     empty = [name for name, size in splits.items() if not size.utterances]
     if kept and empty:
         notes.append(f"nothing falls into {' and '.join(empty)}, and `run` needs all four: add speakers")

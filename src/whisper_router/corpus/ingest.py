@@ -16,7 +16,7 @@ from whisper_router.corpus.formats import FORMATS
 from whisper_router.corpus.names import composed, on_disk, warn_of_look_alikes
 from whisper_router.corpus.options import Corpus, IngestOptions, Kind
 from whisper_router.corpus.probe import Probe, Span, probe_recording
-from whisper_router.corpus.splits import PRIORITY, assign_splits, drop_shared
+from whisper_router.corpus.splits import PRIORITY, assign_splits, drop_in_other_corpus, drop_shared
 from whisper_router.corpus.tables import Row, manifest_rows
 from whisper_router.decode import Limits
 from whisper_router.environment import cores
@@ -232,34 +232,55 @@ def to_manifest(kept: Sequence[Row], options: IngestOptions) -> pd.DataFrame:
     return manifest
 
 
-def ingest(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame, list[Rejected]]:
+def ingest(
+    options: IngestOptions, audio_dir: Path, cross_validate_below: int = 0
+) -> tuple[pd.DataFrame, list[Rejected]]:
     """Build the manifest: the corpora, each speaker in one split.
+
+    Parameters
+    ----------
+    cross_validate_below : int
+        Fewer utterances than that are not divided into splits.
 
     Returns
     -------
     DataFrame
         ``COLUMNS``, sorted by id. Rows over 30 s are in the test split alone.
     list of Rejected
-        Rows left out: those of ``read_corpora``; texts and audio that stand in a split of higher priority;
-        audio over 30 s in another split than test, since it has no label.
+        Rows left out: those of ``read_corpora``; texts, audio and speakers of another corpus that stand in a
+        split of higher priority; audio over 30 s in another split than test, since it has no label.
     """
     manifest, rejected = read_corpora(options, audio_dir)
-    manifest, left_out = into_splits(manifest, options, manifest["text"].map(normalise))
+    texts = manifest["text"].map(normalise)
+    manifest, left_out, notes = into_splits(manifest, options, texts, cross_validate_below)
+    for note in notes:
+        print(f"ingest: {note}")
     return manifest.loc[:, list(COLUMNS)].reset_index(drop=True), rejected + left_out
 
 
 def into_splits(
-    manifest: pd.DataFrame, options: IngestOptions, texts: pd.Series
-) -> tuple[pd.DataFrame, list[Rejected]]:
+    manifest: pd.DataFrame, options: IngestOptions, texts: pd.Series, cross_validate_below: int
+) -> tuple[pd.DataFrame, list[Rejected], list[str]]:
     """Give every row its split; leave out what must not stand there.
 
     Parameters
     ----------
     texts : Series
         What two rows have in common where their texts count as the same.
+    cross_validate_below : int
+        Fewer utterances than that are not divided into splits.
+
+    Returns
+    -------
+    DataFrame
+        The rows that are left, with their ``split``.
+    list of Rejected
+        The others.
+    list of str
+        What the user should know, as sentences.
     """
-    parts = [assign_splits(part, options.splits) for _, part in manifest.groupby("corpus")]
-    manifest = manifest.assign(split=pd.concat(parts))
+    splits, notes = assign_splits(manifest, options.splits, cross_validate_below)
+    manifest = manifest.assign(split=splits)
     rejected: list[Rejected] = []
 
     def leave_out(rows: pd.Series, kind: Kind, reason: str) -> None:
@@ -273,7 +294,10 @@ def into_splits(
     leave_out(
         long, "long", f"over {WINDOW_S:g} s: such rows have no label, and only the test split keeps them"
     )
+    higher = f"a split of higher priority ({' > '.join(PRIORITY)})"
+    namesake = f"its speaker's name stands in {higher} of another corpus; rename one if they are two people"
+    leave_out(drop_in_other_corpus(manifest), "shared", namesake)
     for what, key in (("text", texts), ("audio", manifest["sha256"])):
-        reason = f"its {what} also stands in a split of higher priority ({' > '.join(PRIORITY)})"
-        leave_out(drop_shared(manifest["split"], key.loc[manifest.index]), "shared", reason)
-    return manifest, rejected
+        shared = drop_shared(manifest["split"], key.loc[manifest.index])
+        leave_out(shared, "shared", f"its {what} also stands in {higher}")
+    return manifest, rejected, notes

@@ -8,6 +8,7 @@ from whisper_router.audio import MAX_SECONDS
 
 COLUMNS = ("id", "audio", "text", "speaker", "split", "offset_s", "duration_s", "language")
 SPLITS = ("train", "dev", "calibration", "test")
+FOLDS = "folds"  # the split of rows of a small corpus, which are cross-validated instead
 
 # What Hugging Face's datasets call splits, beside our own names.
 _SPLIT_NAMES = {
@@ -28,7 +29,7 @@ KINDS: dict[Kind, str] = {
     "silent": "silence",
     "length": "shorter or longer than ingest allows",
     "duplicate": "id stands twice",
-    "shared": "text or audio also in a split of higher priority",
+    "shared": "text, audio or speaker also in a split of higher priority",
     "long": "over 30 s outside the test split",
 }
 

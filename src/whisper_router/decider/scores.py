@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
 from whisper_router.decider.registry import Decider, load_decider
@@ -16,6 +18,7 @@ from whisper_router.params import Params
 from whisper_router.paths import ARMS, DECIDER, MANIFEST, TRANSCRIPTS
 
 BATCH = 64
+OUT_OF_FOLD = "out_of_fold.parquet"  # in a decider's folder: id, fold and score of each utterance
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Scores:
     scores: np.ndarray  # (utterances,), in [0, 1]
     macs: dict[str, np.ndarray]  # currency -> the decider's multiply-accumulates, (utterances,)
     extractor: dict[str, object]  # the identity of what it read
+    folds: np.ndarray | None = None  # of cross-validated utterances: whose decider scored each
 
 
 def score_all(decider: Decider, reader: Reader, ids: Sequence[str]) -> Scores:
@@ -54,8 +58,24 @@ def _unheard_at_zero(made: Scores, ids: Sequence[str], cascade: bool) -> Scores:
     )
 
 
-def score_split(params: Params, name: str, ids: Sequence[str]) -> Scores:
+def _out_of_fold(made: Scores, folder: Path, ids: Sequence[str]) -> Scores:
+    """The scores that deciders of the other folds gave, where train has cross-validated these utterances."""
+    path = folder / OUT_OF_FOLD
+    table = read_parquet(path).set_index("id") if path.is_file() else pd.DataFrame(index=[])
+    if not set(ids) <= set(table.index):
+        return made
+    rows = table.loc[list(ids)]
+    return replace(made, scores=rows["score"].to_numpy(), folds=rows["fold"].to_numpy())
+
+
+def score_split(params: Params, name: str, ids: Sequence[str], final: bool = False) -> Scores:
     """Score utterances with a decider that train has made.
+
+    Parameters
+    ----------
+    final : bool
+        The scores of the decider itself, even for utterances that it has learnt from. Else those, if they
+        were cross-validated, have their out-of-fold scores.
 
     Raises
     ------
@@ -69,6 +89,8 @@ def score_split(params: Params, name: str, ids: Sequence[str]) -> Scores:
     if reader.extractor != description["extractor"]:
         raise UserError(f"{DECIDER / name} was trained on other features than {extractor}'s; run train again")
     made = score_all(decider, reader, ids)
+    if not final:
+        made = _out_of_fold(made, DECIDER / name, ids)
     if options.kind in PRICED:
         durations = read_parquet(MANIFEST).set_index("id")["duration_s"].loc[list(ids)]
         reading = reading_costs(options, durations, arms_of(read_json(ARMS)))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from whisper_router.crossval import Fold
+from whisper_router.decider.folds import Fold
 from whisper_router.evaluation import Pair, auroc, choices
 from whisper_router.experiments.candidates import (
     BEFORE,

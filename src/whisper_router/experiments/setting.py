@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whisper_router.crossval import Fold, speaker_folds
+from whisper_router.decider.folds import Fold, speaker_folds
 from whisper_router.evaluation import Pair, build_pair
 from whisper_router.experiments.candidates import Candidate
 from whisper_router.experiments.data import Corpus

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from whisper_router.crossval import Fold, speaker_folds
+from whisper_router.decider.folds import Fold, speaker_folds
 from whisper_router.evaluation import auroc
 from whisper_router.experiments.candidates import Candidate
 from whisper_router.experiments.setting import Outer, Setting, gather

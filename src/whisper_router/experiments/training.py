@@ -11,7 +11,8 @@ import torch
 from tqdm import tqdm
 
 from whisper_router.asr.engine import VERSIONS
-from whisper_router.crossval import Fold, in_processes
+from whisper_router.crossval import in_processes
+from whisper_router.decider.folds import Fold
 from whisper_router.decider.options import DeciderOptions
 from whisper_router.decider.registry import calibrated, fit_decider
 from whisper_router.decider.training import Examples

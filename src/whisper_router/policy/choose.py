@@ -8,7 +8,7 @@ from whisper_router.errors import UserError
 from whisper_router.evaluation import Pair, Spent, sweep
 from whisper_router.policy.calibrate import Promise, share_threshold, threshold_after
 from whisper_router.policy.options import CostBudgetOptions, GuaranteeOptions, PolicyOptions, WerBudgetOptions
-from whisper_router.policy.promise import guarantee
+from whisper_router.policy.promise import ASSUMES_FOLDS, guarantee
 
 Array = np.ndarray
 
@@ -19,12 +19,15 @@ class Sample:
 
     ``earlier`` are scores of other utterances of the same population (the dev split): they tell where a
     sequence of tests may start without looking at the sample. An empty array where there are none.
+    ``folds`` numbers the decider that scored each utterance, where they were cross-validated; then
+    ``earlier`` are the scores themselves.
     """
 
     pair: Pair
     scores: Array
     spent: Spent
     earlier: Array
+    folds: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ def _best_wer(sample: Sample) -> Chosen:
 
 def _guarantee(options: GuaranteeOptions, sample: Sample) -> Chosen:
     threshold, promise = guarantee(options, sample.pair, sample.scores, sample.earlier)
+    if sample.folds is not None:
+        promise = promise.model_copy(update={"assumes": f"{promise.assumes} {ASSUMES_FOLDS}"})
     return Chosen(threshold, options.alpha, promise.figure, promise.says, promise)
 
 

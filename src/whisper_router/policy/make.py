@@ -14,9 +14,11 @@ RESAMPLES, SEED = 1000, 0  # of the speakers, for intervals
 SHOWN = ("strong_share", "wer_routed", "wer_rise", "harm_all", "harm_weak", "mean_loss")
 
 
-def metrics_at(sample: Sample, threshold: float, tau: float, resamples: int, seed: int) -> dict[str, Any]:
-    """All figures of a threshold on labelled utterances."""
-    return evaluate(sample.pair, sample.scores, threshold, sample.spent, resamples, seed, tau=tau)
+def metrics_at(
+    sample: Sample, threshold: float | np.ndarray, tau: float, resamples: int, seed: int
+) -> dict[str, Any]:
+    """All figures of a threshold on labelled utterances, or of one for each of them."""
+    return evaluate(sample.pair, sample.scores, threshold, sample.spent, resamples, seed, sample.folds, tau)
 
 
 def expected(sample: Sample) -> tuple[Expected, ...]:
@@ -71,12 +73,22 @@ def make_policy(name: str, options: PolicyOptions, sample: Sample, bound: Bound)
     )
 
 
-def policy_metrics(policy: Policy, sample: Sample, resamples: int, seed: int) -> dict[str, Any]:
-    """All figures of a policy on other utterances; ``target``: what was asked, what came, if it is met."""
+def policy_metrics(
+    policy: Policy, sample: Sample, resamples: int, seed: int, thresholds: float | np.ndarray | None = None
+) -> dict[str, Any]:
+    """All figures of a policy on other utterances; ``target``: what was asked, what came, if it is met.
+
+    Parameters
+    ----------
+    thresholds : float or ndarray, optional
+        What ``policy.folds.thresholds`` finds for the sample; by default the policy's own.
+    """
     tau = (policy.promise.tau if policy.promise else None) or 0.0
-    made = metrics_at(sample, policy.threshold, tau, resamples, seed)
+    made = metrics_at(sample, policy.threshold if thresholds is None else thresholds, tau, resamples, seed)
     found = made.get(policy.figure, {}).get("value")
     bounds = found is not None and policy.figure != "wer_routed"
+    if sample.folds is not None:
+        made["counts"]["folds"] = len(np.unique(sample.folds))
     made["target"] = {
         "figure": policy.figure,
         "at_most": policy.target,

@@ -38,6 +38,11 @@ ASSUMES = {
     "number of utterances, however alike; every speaker counts the same. It takes many speakers.",
 }
 
+ASSUMES_FOLDS = (
+    "The scores are those of deciders trained on the other folds: that the router's own decider, trained on "
+    "all utterances, does as well is taken for granted."
+)
+
 
 def losses(pair: Pair, options: GuaranteeOptions) -> Array:
     """What an utterance adds to the risk if it goes to the weak arm, shape (utterances,)."""

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from whisper_router.asr.reference import ArmReference, arm_references
+from whisper_router.corpus.options import FOLDS
 from whisper_router.cost import Dims
 from whisper_router.cost_table import COSTS, ArmCosts, CostTable, decision_costs, load_table
 from whisper_router.decider.registry import decider_sha256
@@ -81,10 +82,15 @@ class Labelled:
         )
 
 
+def rows_of(labels: pd.DataFrame, split: str) -> pd.DataFrame:
+    """The rows of a split; where it has none, those that are cross-validated stand in for it."""
+    own = labels[labels["split"] == split]
+    return (labels[labels["split"] == FOLDS] if own.empty else own).reset_index(drop=True)
+
+
 def read_labelled(params: Params, split: str) -> Labelled:
-    """Labels, transcripts and costs of a split."""
-    labels = read_parquet(LABELS)
-    labels = labels[labels["split"] == split].reset_index(drop=True)
+    """Labels, transcripts and costs of a split, or of the cross-validated utterances in its stead."""
+    labels = rows_of(read_parquet(LABELS), split)
     return labelled(params, labels, read_parquet(TRANSCRIPTS), read_json(ARMS))
 
 
@@ -119,9 +125,9 @@ def score(
         arm = part.costs.arms[extractor.arm]
         durations = part.labels["duration_s"].to_numpy()
         costs |= decision_costs(part.costs.table, arm, decider_sha256(DECIDER / decider), durations)
-    sample = Sample(
-        part.pair, scored.scores[: len(ids)], spent_on(extractor, costs), scored.scores[len(ids) :]
-    )
+    scores, later = scored.scores[: len(ids)], scored.scores[len(ids) :]
+    folds = None if scored.folds is None else scored.folds[: len(ids)]
+    sample = Sample(part.pair, scores, spent_on(extractor, costs), later if folds is None else scores, folds)
     return sample, scored.extractor
 
 

@@ -171,9 +171,11 @@ def reliability(deciders: Mapping[str, tuple[Array, Array]]) -> Draw:
 
 
 def roc(
-    deciders: Mapping[str, tuple[Array, Array]], areas: Mapping[str, float | None], at: tuple[str, float]
+    deciders: Mapping[str, tuple[Array, Array]],
+    areas: Mapping[str, float | None],
+    at: tuple[str, float | Array],
 ) -> Draw:
-    """Share found of those that need strong, against share sent in vain; ``at``: decider and threshold."""
+    """Share found of those that need strong, against share sent in vain; ``at``: decider and threshold(s)."""
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.subplots()

@@ -50,7 +50,7 @@ def most_wrong(
     labels: pd.DataFrame,
     pair: Pair,
     scores: np.ndarray,
-    threshold: float,
+    threshold: float | np.ndarray,
     references: Mapping[str, str],
     hypotheses: Mapping[tuple[str, str], str],
     audio: Callable[[str], Audio],
