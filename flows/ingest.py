@@ -11,6 +11,7 @@ from whisper_router.corpus.options import KINDS
 from whisper_router.files import write_json, write_parquet
 from whisper_router.params import load_params
 from whisper_router.paths import AUDIO, MANIFEST, REJECTED
+from whisper_router.reference import told
 
 
 @flow(name="ingest")
@@ -26,6 +27,8 @@ def ingest() -> None:
         f"ingest: {len(manifest)} utterances, {minutes:.1f} min, "
         f"{manifest['speaker'].nunique()} speakers ({splits})"
     )
+    if untold := (~told(manifest)).sum():
+        print(f"ingest: {untold} of them have no transcript: the strong arm's text is their reference")
     if rejected:
         kinds = Counter(row.kind for row in rejected)
         print(f"ingest: {len(rejected)} rows left out, all in {REJECTED}:")

@@ -22,6 +22,7 @@ from whisper_router.environment import cores
 from whisper_router.errors import UserError
 from whisper_router.files import write_text
 from whisper_router.hashing import canonical_json
+from whisper_router.reference import told
 from whisper_router.scoring import has_words, normalise
 from whisper_router.store import ContentStore
 
@@ -38,6 +39,7 @@ COLUMNS = (
     "split",
     "language",
     "tags",
+    "reference",
     "level_db",
     "clipped",
 )
@@ -93,6 +95,8 @@ def _span(row: Row) -> Span | _Bad:
 def _text_fault(row: Row, corpus: Corpus) -> _Bad | None:
     if row.get("fault"):
         return _Bad("line", row["fault"])
+    if corpus.takes_untold and not row["text"].strip():
+        return None
     words = len(normalise(row["text"]).split())
     if not has_words(row["text"]):
         return _Bad("text", f"text {row['text']!r} is empty after normalisation")
@@ -208,6 +212,7 @@ def read_corpora(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame,
         raise UserError(f"no usable utterance among {len(rows)} of ingest.corpora: {reasons}")
     warn_of_look_alikes(kept.values())
     manifest = pd.DataFrame(kept.values()).sort_values("id", ignore_index=True)
+    manifest["reference"] = ["text" if text.strip() else "strong" for text in manifest["text"]]
     recording = manifest["audio"].map(
         lambda path: composed(Path(os.path.relpath(path, options.root)).as_posix())
     )
@@ -224,8 +229,9 @@ def ingest(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame, list[
     DataFrame
         ``COLUMNS``, sorted by id. Rows over 30 s are in the test split alone.
     list of Rejected
-        Rows left out: those of ``read_corpora``; texts and audio that stand in a split of higher priority;
-        audio over 30 s in another split than test, since it has no label.
+        Rows left out: those of ``read_corpora``; texts and audio that stand in a split of higher priority
+        (of rows without a text nobody knows yet what is said); audio over 30 s in another split than test,
+        since it has no label.
     """
     manifest, rejected = read_corpora(options, audio_dir)
     parts = [assign_splits(part, options.splits) for _, part in manifest.groupby("corpus")]
@@ -241,7 +247,8 @@ def ingest(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame, list[
     leave_out(
         long, "long", f"over {WINDOW_S:g} s: such rows have no label, and only the test split keeps them"
     )
-    for what, key in (("text", manifest["text"].map(normalise)), ("audio", manifest["sha256"])):
+    texts = manifest["text"].map(normalise).where(told(manifest), "\0" + manifest["id"])
+    for what, key in (("text", texts), ("audio", manifest["sha256"])):
         reason = f"its {what} also stands in a split of higher priority ({' > '.join(PRIORITY)})"
         leave_out(drop_shared(manifest["split"], key.loc[manifest.index]), "shared", reason)
     return manifest.loc[:, list(COLUMNS)].reset_index(drop=True), rejected

@@ -50,6 +50,7 @@ def read_table(
     columns: Mapping[str, str] = NO_COLUMNS,
     form: str | None = None,
     needed: Sequence[str] = (),
+    texts: bool = True,
 ) -> list[Row]:
     """Rows of a table; absent values are left out of a row.
 
@@ -61,6 +62,8 @@ def read_table(
         ``jsonl``, ``csv``, ``tsv`` or ``parquet``; else as the file's name ends.
     needed : sequence of str
         Columns that the format must have, so that a file of it may be empty.
+    texts : bool
+        Whether there must be a column with texts.
 
     Raises
     ------
@@ -79,7 +82,7 @@ def read_table(
     if not rows and not needed:
         raise UserError(f"{path}: holds no rows")
     present = {key for row in rows if "fault" not in row for key in row}
-    for column in (columns.get("audio", "audio"), text, *needed):
+    for column in (columns.get("audio", "audio"), *([text] if texts else []), *needed):
         if present and column not in present:
             raise UserError(
                 f"{path}: has no column {column!r}, only {sorted(present)}; see columns in params.yaml"
