@@ -20,6 +20,7 @@ from whisper_router.files import read_json, read_parquet, replacing_folder, writ
 from whisper_router.hashing import code_hash, digest, file_sha256, folder_sha256
 from whisper_router.params import Params, load_params
 from whisper_router.paths import ARMS, DECIDER, FEATURES, LABELS, MANIFEST, POLICY, ROUTER, TRANSCRIPTS
+from whisper_router.reference import kind_of, measured
 from whisper_router.router import Router, RouterDescription, write_files
 
 LOCK = Path("requirements.lock")
@@ -79,7 +80,7 @@ def provenance(params: Params, policy: str) -> dict[str, object]:
 def baseline(params: Params, policy: str) -> Baseline:
     """What the calibration split looks like to the router: drift is measured against it."""
     labels, transcripts = (read_parquet(path) for path in (LABELS, TRANSCRIPTS))
-    labels = labels[labels["split"] == "calibration"].reset_index(drop=True)
+    labels = measured(labels[labels["split"] == "calibration"]).reset_index(drop=True)
     scores = score_split(params, params.policies[policy].decider, labels["id"].tolist()).scores
     strong = scores >= read_json(POLICY / f"{policy}.json")["threshold"]
     heard = {
@@ -95,7 +96,7 @@ def baseline(params: Params, policy: str) -> Baseline:
         avg_logprob=strong_arm.where(strong, weak),
         errors=labels["errors_strong"].where(strong, labels["errors_weak"]),
     )
-    return make_baseline(policy, table.join(pd.DataFrame(differing)))
+    return make_baseline(policy, table.join(pd.DataFrame(differing)), kind_of(labels))
 
 
 @flow(name="package")

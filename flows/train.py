@@ -17,6 +17,7 @@ from whisper_router.features.open import open_features
 from whisper_router.files import replacing_folder, write_json
 from whisper_router.params import Params, load_params
 from whisper_router.paths import DECIDER, LABELS
+from whisper_router.reference import measured
 
 
 def write_reliability(
@@ -41,6 +42,7 @@ def train_one(name: str, params: Params, labels: pd.DataFrame) -> None:
     options = params.deciders[name]
     reader = open_features(options.extractor, params.extractors[options.extractor])
     parts = {split: labels[labels["split"] == split] for split in ("train", "dev", "calibration")}
+    parts["calibration"] = measured(parts["calibration"])
     examples = {
         split: Examples(
             reader,

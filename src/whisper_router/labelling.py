@@ -364,9 +364,10 @@ def transcripts_table(
     strong arm hears no words either, both arms' rows carry ``NO_REFERENCE``.
     """
     rows: list[dict[str, Any]] = []
+    strong = hypotheses.get("strong", [None] * len(manifest))
     references = [
-        text if known else strong.text if strong else ""
-        for text, known, strong in zip(manifest["text"], told(manifest), hypotheses["strong"], strict=True)
+        text if known else said.text if said else ""
+        for text, known, said in zip(manifest["text"], told(manifest), strong, strict=True)
     ]
     scored = [has_words(text) for text in references]
     for arm, found in hypotheses.items():
@@ -426,7 +427,8 @@ def hypothesis_of(row: Any) -> Hypothesis:
 def reference_texts(manifest: pd.DataFrame, transcripts: pd.DataFrame) -> dict[str, str]:
     """What each utterance's words are counted against, by id: its text, or the strong arm's."""
     strong = transcripts[transcripts["arm"] == "strong"].set_index("id")["hypothesis"]
-    return manifest["text"].where(told(manifest), manifest["id"].map(strong)).set_axis(manifest["id"]).to_dict()
+    texts = manifest["text"].where(told(manifest), manifest["id"].map(strong))
+    return dict(zip(manifest["id"], texts, strict=True))
 
 
 def labels_table(manifest: pd.DataFrame, transcripts: pd.DataFrame) -> pd.DataFrame:

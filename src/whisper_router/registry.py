@@ -26,6 +26,7 @@ from whisper_router.hashing import file_sha256
 from whisper_router.params import PARAMS, load_params
 from whisper_router.paths import ARMS, DECIDER, LABELS, METRICS, PLOTS, REPORT, ROUTER
 from whisper_router.promotion import MODEL, champion, move_champion, registry
+from whisper_router.reference import kind_of, measured
 from whisper_router.report.words import DEMO_NOTE, is_demo
 from whisper_router.router import HF, WEIGHTS, write_files
 from whisper_router.seal import (
@@ -242,6 +243,8 @@ def register(alias: bool | None = None, embed_weights: bool = False, commit: boo
     tags["git_dirty"] = str(bool(git.text("status", "--porcelain", "--untracked-files=no"))).lower()
     if open_:
         tags["uncommitted"] = ",".join(open_)
+    labels = pd.read_parquet(LABELS)
+    tags["reference"] = kind_of(measured(labels[labels["split"] == "test"]))
     if is_demo(load_params()):
         tags["mlflow.note.content"] = DEMO_NOTE
     with (
@@ -256,7 +259,7 @@ def register(alias: bool | None = None, embed_weights: bool = False, commit: boo
         )
         for path in (REPORT, LOCK, PARAMS, Path("dvc.yaml"), ARMS):
             client.log_artifact(run_id, str(path))
-        client.log_dict(run_id, {"seen": seen_speakers(pd.read_parquet(LABELS))}, SPEAKERS)
+        client.log_dict(run_id, {"seen": seen_speakers(labels)}, SPEAKERS)
         for folder in (PLOTS, METRICS):
             client.log_artifacts(run_id, str(folder), folder.name)
         info = mlflow.pyfunc.log_model(

@@ -19,7 +19,7 @@ AUDIOFOLDER = {"audio": "file_name", "text": "transcription"}
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 LIBRISPEECH_PART = re.compile(r"(train|dev|test)-[a-z0-9-]+")
 AUDIO_SUFFIXES = (
-    ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".aac", ".webm", ".mkv", ".aiff", ".aif",
+    ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".aac", ".webm", ".mkv", ".aiff",
 )  # fmt: skip
 COMMON_VOICE_TAGS = ("age", "gender", "accents", "accent", "variant")
 

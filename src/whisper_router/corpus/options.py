@@ -41,7 +41,7 @@ def split_named(name: str) -> str | None:
 
 
 class Corpus(BaseModel):
-    """One corpus: the demo's sentences, audio files with transcripts in one of the usual layouts, or without."""
+    """One corpus: the demo's sentences, or audio files, with transcripts in one of the usual layouts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

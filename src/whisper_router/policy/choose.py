@@ -9,6 +9,7 @@ from whisper_router.evaluation import Pair, Spent, sweep
 from whisper_router.policy.calibrate import Promise, share_threshold, threshold_after
 from whisper_router.policy.options import CostBudgetOptions, GuaranteeOptions, PolicyOptions, WerBudgetOptions
 from whisper_router.policy.promise import guarantee
+from whisper_router.reference import TEXT, Reference
 
 Array = np.ndarray
 
@@ -25,6 +26,7 @@ class Sample:
     scores: Array
     spent: Spent
     earlier: Array
+    reference: Reference = TEXT
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,9 @@ def _wer_budget(options: WerBudgetOptions, sample: Sample) -> Chosen:
     meaning = (
         f"the largest saving in {options.currency} whose WER is at most {options.points:g} points "
         "above always-strong's"
+        if sample.reference.is_text
+        else f"the largest saving in {options.currency} at which at most {options.points:g} % of the words "
+        f"differ from {sample.reference.strong}'s text"
     )
     return Chosen(float(thresholds[best]), options.points / 100, "wer_rise", meaning)
 
@@ -91,12 +96,15 @@ def _best_wer(sample: Sample) -> Chosen:
     best = int(np.argmin(wer))  # of equals the one that sends the least to strong
     meaning = (
         "the lowest WER on these utterances, which new ones will hardly reach: it is the luckiest of many"
+        if sample.reference.is_text
+        else f"the fewest utterances to {sample.reference.strong} at which no word here differs from its "
+        "text; without transcripts nothing can be better"
     )
     return Chosen(float(thresholds[best]), round(float(wer[best]), 6), "wer_routed", meaning)
 
 
 def _guarantee(options: GuaranteeOptions, sample: Sample) -> Chosen:
-    threshold, promise = guarantee(options, sample.pair, sample.scores, sample.earlier)
+    threshold, promise = guarantee(options, sample.pair, sample.scores, sample.earlier, sample.reference)
     return Chosen(threshold, options.alpha, promise.figure, promise.says, promise)
 
 

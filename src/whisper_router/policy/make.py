@@ -60,6 +60,7 @@ def make_policy(name: str, options: PolicyOptions, sample: Sample, bound: Bound)
         calibration=Calibration(
             utterances=len(sample.scores),
             speakers=pair.n_speakers,
+            reference=sample.reference.kind,
             **{key: made[key]["value"] for key in ("strong_share", "wer_weak", "wer_strong", "wer_routed")},
             figures={
                 key: Figure.model_validate(made[key]) for key in dict.fromkeys([*target, *SHOWN, *savings])
@@ -72,11 +73,16 @@ def make_policy(name: str, options: PolicyOptions, sample: Sample, bound: Bound)
 
 
 def policy_metrics(policy: Policy, sample: Sample, resamples: int, seed: int) -> dict[str, Any]:
-    """All figures of a policy on other utterances; ``target``: what was asked, what came, if it is met."""
+    """All figures of a policy on other utterances; ``target``: what was asked, what came, if it is met.
+
+    Whether it is met is not said where the policy was calibrated against another ``reference``.
+    """
     tau = (policy.promise.tau if policy.promise else None) or 0.0
     made = metrics_at(sample, policy.threshold, tau, resamples, seed)
     found = made.get(policy.figure, {}).get("value")
-    bounds = found is not None and policy.figure != "wer_routed"
+    same = policy.calibration.reference == sample.reference.kind
+    bounds = found is not None and policy.figure != "wer_routed" and same
+    made["reference"] = sample.reference.kind
     made["target"] = {
         "figure": policy.figure,
         "at_most": policy.target,

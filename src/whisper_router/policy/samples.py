@@ -20,6 +20,7 @@ from whisper_router.paths import ARMS, DECIDER, LABELS, TRANSCRIPTS
 from whisper_router.policy.calibrate import Bound
 from whisper_router.policy.choose import Sample
 from whisper_router.policy.options import MEASURED
+from whisper_router.reference import TEXT, Reference, kind_of, measured, told
 from whisper_router.scoring import NORMALISER
 
 
@@ -61,6 +62,12 @@ class Labelled:
     costs: Measured | None
 
     @property
+    def reference(self) -> Reference:
+        """What the errors are counted against."""
+        kind = kind_of(self.labels)
+        return TEXT if kind == "text" else Reference(kind, **self.models)
+
+    @property
     def models(self) -> dict[str, str]:
         """The arms' names."""
         return {name: arm["model"] for name, arm in self.arms.items()}
@@ -81,10 +88,17 @@ class Labelled:
         )
 
 
-def read_labelled(params: Params, split: str) -> Labelled:
-    """Labels, transcripts and costs of a split."""
+def read_labelled(params: Params, split: str, untold: bool = False) -> Labelled:
+    """Labels, transcripts and costs of a split: of its rows with transcripts, or of all where none has one.
+
+    Parameters
+    ----------
+    untold : bool
+        Of the rows without transcripts instead.
+    """
     labels = read_parquet(LABELS)
-    labels = labels[labels["split"] == split].reset_index(drop=True)
+    labels = labels[labels["split"] == split]
+    labels = (labels[~told(labels)] if untold else measured(labels)).reset_index(drop=True)
     return labelled(params, labels, read_parquet(TRANSCRIPTS), read_json(ARMS))
 
 
@@ -120,7 +134,11 @@ def score(
         durations = part.labels["duration_s"].to_numpy()
         costs |= decision_costs(part.costs.table, arm, decider_sha256(DECIDER / decider), durations)
     sample = Sample(
-        part.pair, scored.scores[: len(ids)], spent_on(extractor, costs), scored.scores[len(ids) :]
+        part.pair,
+        scored.scores[: len(ids)],
+        spent_on(extractor, costs),
+        scored.scores[len(ids) :],
+        part.reference,
     )
     return sample, scored.extractor
 
