@@ -22,8 +22,8 @@ label, as ever: cut recordings into utterances first.
 
 - Figures of rows with transcripts and of rows without are never pooled. `evaluate` measures the test rows
   with transcripts and, in a table of their own (`data/metrics/unlabelled.json`), those without; where no test
-  row has a transcript, all figures are of rows without. `calibrate` and the drift baseline take the calibration
-  rows with transcripts if there are any, else the others. Only training takes both.
+  row has a transcript, all figures are of rows without. `calibrate` and the drift baseline take the
+  calibration rows with transcripts if there are any, else the others. Only training takes both.
 - The strong model's WER, 0 by definition, is no quality: tables say "reference" in its place.
 - An utterance in which the strong model hears no words has no reference and is left out; `label` says how
   many.
@@ -39,13 +39,13 @@ label, as ever: cut recordings into utterances first.
 {weak} -> {strong} on {utterances} utterances of {speakers} speakers that have transcripts: once with them,
 once with the transcripts hidden, from the same decodes. {draws} times the speakers are divided at random
 (40 % train, 10 % dev, 25 % calibration, 25 % test); each time the cascade's decider is trained and every
-policy calibrated each way, and both are measured on the test speakers, with their transcripts. All figures are means
-over the divisions.
+policy calibrated each way, and both are measured on the test speakers, with their transcripts. All figures
+are means over the divisions.
 
 With transcripts the WER is {wer_weak:.1%} for {weak} and {wer_strong:.1%} for {strong}, and {need_strong:.0%}
 of the utterances need {strong}. Without, {differs:.1%} of the words of {strong}'s text differ, in
-{differ:.0%} of the utterances; of these {need_strong_of_differ:.0%} really need {strong}. On {weak_better:.0%} of all
-utterances {weak} makes fewer errors than {strong}, which stays unseen.
+{differ:.0%} of the utterances; of these {need_strong_of_differ:.0%} really need {strong}. On
+{weak_better:.0%} of all utterances {weak} makes fewer errors than {strong}, which stays unseen.
 
 AUROC of the decider for needing {strong} by the transcripts: trained without them
 {auroc_hidden_of_with:.1%}, with them {auroc_with_of_with:.1%}. For differing from {strong}'s text:

@@ -83,10 +83,9 @@ def label() -> None:
         if part.empty:
             continue
         wer = {arm: part[f"errors_{arm}"].sum() / part["words"].sum() for arm in references}
-        models = {arm: one.model for arm, one in references.items()}
         said = f"WER weak {wer['weak']:.1%}, strong {wer['strong']:.1%}"
         if kind_of(part) == "strong":
-            said = f"{wer['weak']:.1%} of {models['weak']}'s words differ from {models['strong']}'s text"
+            said = f"{wer['weak']:.1%} of the words differ from {references['strong'].model}'s text"
         told_of = "with" if kind_of(part) == "text" else "without"
         print(
             f"label: {part['label'].sum()} of {len(part)} utterances {told_of} transcripts need the strong "

@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,16 +55,8 @@ def stages() -> Iterator[SimpleNamespace]:
         patch.syspath_prepend(str(ROOT))
         for name, value in environment._DEFAULTS.items():
             patch.setenv(name, value)
-        from flows import calibrate, evaluate, featurize, label, package, train
-
-        yield SimpleNamespace(
-            label=label,
-            featurize=featurize,
-            train=train,
-            calibrate=calibrate,
-            package=package,
-            evaluate=evaluate,
-        )
+        names = ("label", "featurize", "train", "calibrate", "package", "evaluate")
+        yield SimpleNamespace(**{name: import_module(f"flows.{name}") for name in names})
 
 
 def speakers(corpus: str, split: str) -> list[str]:
@@ -132,9 +125,7 @@ def run_stages(stages: SimpleNamespace, patch: pytest.MonkeyPatch, words: Callab
     write_json(REJECTED, [vars(row) for row in rejected])
     patch.setattr(stages.label, "run_shards", shards)
     patch.setattr(stages.label, "transcribe_all", decode_with(words))
-    write_json(
-        Path("data/checks/manifest.json"), {"suite": "manifest", "rows": len(manifest), "verdicts": []}
-    )
+    write_json(Path("data/checks/manifest.json"), {"suite": "manifest", "verdicts": []})
     stages.label.label.fn()
     labelled = manifest[manifest["id"].isin(pd.read_parquet(LABELS)["id"])]
     stages.featurize.featurize_one.fn("sure", params, labelled)
@@ -145,15 +136,12 @@ def run_stages(stages: SimpleNamespace, patch: pytest.MonkeyPatch, words: Callab
     stages.evaluate.evaluate.fn()
 
 
-SILENT = "untold/"  # the strong arm hears nothing in the first file of the folder
-
-
 def say(arm: str, number: int, id_: str) -> str:
-    """Texts of which the weak arm's differ on two of three, by more than a tenth of the words on one."""
+    """The weak arm differs in a word of one in three, and misses most of another; one file is silent."""
     if number == 0 and arm == "strong" and "/" in id_:
         return " "
-    strong = f"one two three four five six seven eight nine ten eleven number {id_}"
-    return strong if arm == "strong" else (strong, strong.replace("two", "too"), "one two")[number % 3]
+    strong = f"a puffin landed on the chart table of our boat and stayed for {id_}"
+    return strong if arm == "strong" else (strong, strong.replace("puffin", "parrot"), "a puffin")[number % 3]
 
 
 @pytest.fixture(scope="module")
@@ -219,10 +207,8 @@ def test_promises_of_a_folder_are_about_differing_from_the_strong_arm_s_text(run
     policies = {name: read_json(POLICY / f"{name}.json") for name in ("half", "near", "best", "sure")}
     assert {policy["calibration"]["reference"] for policy in policies.values()} == {"strong"}
     said = policies["sure"]["promise"]["says"]
-    assert (
-        f"at most 50.0% of all utterances go to {weak} and differ from {strong}'s text by more than " in said
-    )
-    assert "10.0% of the words." in said
+    differ = f"differ from {strong}'s text by more than 10.0% of the words."
+    assert said.endswith(f"at most 50.0% of all utterances go to {weak} and {differ}")
     assert "20 % of the words differ" in policies["near"]["meaning"]
     assert policies["near"]["calibration"]["wer_routed"] <= 0.2
     assert policies["best"]["calibration"]["wer_routed"] == 0
@@ -250,7 +236,7 @@ def test_the_report_of_a_folder_shows_no_quality_of_its_reference(run, checkpoin
 def test_figures_of_a_mixed_corpus_are_of_the_rows_with_transcripts_alone(run):
     run("mixed")
     labels = pd.read_parquet(LABELS)
-    assert labels["reference"].value_counts().to_dict() == {"text": 32, "strong": 31}
+    assert labels["reference"].value_counts().to_dict() == {"text": 32, "strong": 32}
     for split, counted in (("test", read_json(METRICS / "test.json")["counts"]),
                            ("calibration", read_json(POLICY / "half.json")["calibration"])):  # fmt: skip
         part = labels[(labels["split"] == split) & told(labels)]
@@ -259,9 +245,8 @@ def test_figures_of_a_mixed_corpus_are_of_the_rows_with_transcripts_alone(run):
     for made, kind in ((test, "text"), (other, "strong")):
         part = labels[(labels["split"] == "test") & (labels["reference"] == kind)]
         assert made["reference"] == kind
-        assert made["wer_weak"]["value"] == pytest.approx(
-            part["errors_weak"].sum() / part["words"].sum(), abs=1e-6
-        )
+        wer = part["errors_weak"].sum() / part["words"].sum()
+        assert made["wer_weak"]["value"] == pytest.approx(wer, abs=1e-6)
     assert other["wer_strong"]["value"] == 0
     assert test["wer_strong"]["value"] > 0
     assert other["target"]["met"] is None
