@@ -23,6 +23,7 @@ from whisper_router.features.open import open_features
 from whisper_router.files import replacing_folder, write_json, write_parquet
 from whisper_router.params import Params, load_params
 from whisper_router.paths import DECIDER, LABELS, MANIFEST
+from whisper_router.reference import measured, told
 from whisper_router.scoring import normalise
 
 FOLD_SEED = 0
@@ -52,10 +53,9 @@ def train_one(name: str, params: Params, labels: pd.DataFrame) -> None:
     """Train one decider; keep its best by the dev split, and its curve."""
     options = params.deciders[name]
     reader = open_features(options.extractor, params.extractors[options.extractor])
-    examples = {
-        split: examples_of(reader, labels[labels["split"] == split])
-        for split in ("train", "dev", "calibration")
-    }
+    parts = {split: labels[labels["split"] == split] for split in ("train", "dev", "calibration")}
+    parts["calibration"] = measured(parts["calibration"])
+    examples = {split: examples_of(reader, part) for split, part in parts.items()}
     trained, curve = fit_decider(options, examples["train"], examples["dev"], f"train: {name}")
     decider = calibrated(trained, options, examples["calibration"])
     dev = examples["dev"]
@@ -108,7 +108,8 @@ def train() -> None:
         for name in params.deciders:
             train_one(name, params, labels)
         return
-    texts = pd.read_parquet(MANIFEST).set_index("id")["text"].map(normalise)
+    manifest = pd.read_parquet(MANIFEST).set_index("id", drop=False)
+    texts = manifest["text"].map(normalise).where(told(manifest), manifest["id"])
     table = small.assign(speaker=people(small), text=texts.loc[small["id"]].to_numpy())
     remedy = (
         "lower cross_validation.folds, add utterances of more speakers, or take harder audio or another pair"

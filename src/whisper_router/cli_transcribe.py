@@ -113,7 +113,9 @@ def _each(
     targets = _targets(files, output, written) if output and written else {}
     loaded = Router.load(router or default_router())
     if threshold is not None and (known := loaded.policy.expects(threshold)):
-        said = f"{known.strong_share:.0%} to strong, WER {known.wer_routed:.1%}"
+        told = loaded.policy.calibration.reference == "text"
+        wer = "WER" if told else "words that differ from the strong arm's text"
+        said = f"{known.strong_share:.0%} to strong, {wer} {known.wer_routed:.1%}"
         saved = f"{known.saving_macs:.0%} of macs saved"
         print(f"calibration split at threshold {known.threshold:.3f}: {said}, {saved}", file=sys.stderr)
     size = loaded.description.batch_size

@@ -259,6 +259,7 @@ def register(
     if open_:
         tags["uncommitted"] = ",".join(open_)
     notes = [f"**VERDICT: {verdict.headline}**", verdict.basis]
+    tags["reference"] = verdict.reference
     if is_demo(load_params()):
         notes.append(DEMO_NOTE)
     tags["mlflow.note.content"] = "\n\n".join(notes)

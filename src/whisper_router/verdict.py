@@ -31,6 +31,7 @@ from whisper_router.evaluation import (
 from whisper_router.files import read_json, write_json
 from whisper_router.paths import METRICS
 from whisper_router.policy.options import VerdictOptions
+from whisper_router.reference import Reference, ReferenceKind
 
 Array = np.ndarray
 Outcome = Literal["route", "weak", "strong", "open"]
@@ -97,7 +98,7 @@ class Verdict:
     currency: str
     tolerance: float  # points of WER
     models: Mapping[Arm, str]
-    reference: str  # text, or strong: the strong arm's text is the reference
+    reference: ReferenceKind
     utterances: int
     speakers: int
     hard: int  # utterances that need the strong arm
@@ -118,7 +119,7 @@ class Verdict:
     @property
     def measure(self) -> str:
         """What the rate of a choice counts."""
-        return "WER" if self.reference == "text" else f"words that differ from {self.models['strong']}'s text"
+        return Reference(self.reference, **self.models).wer
 
     def title(self, name: str) -> str:
         """A choice as people call it."""
@@ -265,7 +266,7 @@ def judge(
     options: VerdictOptions,
     resamples: int,
     seed: int,
-    reference: str = "text",
+    reference: ReferenceKind = "text",
 ) -> Verdict:
     """The verdict on labelled utterances that no threshold was chosen on.
 

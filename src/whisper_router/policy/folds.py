@@ -28,7 +28,7 @@ def part_of(sample: Sample, rows: Array) -> Sample:
     spent = replace(sample.spent, decider=_rows_of(sample.spent.decider, rows))
     folds = None if sample.folds is None else sample.folds[rows]
     earlier = sample.earlier if folds is None else sample.scores[rows]
-    return Sample(Pair(**values), sample.scores[rows], spent, earlier, folds)
+    return Sample(Pair(**values), sample.scores[rows], spent, earlier, folds, sample.reference)
 
 
 def thresholds(options: PolicyOptions, policy: Policy, sample: Sample) -> float | Array:
