@@ -21,7 +21,7 @@ from whisper_router.hashing import code_hash, digest, file_sha256, folder_sha256
 from whisper_router.params import Params, load_params
 from whisper_router.paths import ARMS, DECIDER, FEATURES, LABELS, MANIFEST, POLICY, ROUTER, TRANSCRIPTS
 from whisper_router.policy.samples import rows_of
-from whisper_router.reference import kind_of, measured
+from whisper_router.reference import kind_of
 from whisper_router.router import Router, RouterDescription, write_files
 
 LOCK = Path("requirements.lock")
@@ -82,7 +82,7 @@ def provenance(params: Params, policy: str) -> dict[str, object]:
 def baseline(params: Params, policy: str) -> Baseline:
     """What calibration looks like to the router, out of fold where it was cross-validated: for drift."""
     labels, transcripts = (read_parquet(path) for path in (LABELS, TRANSCRIPTS))
-    labels = measured(rows_of(labels, "calibration")).reset_index(drop=True)
+    labels = rows_of(labels, "calibration")
     scores = score_split(params, params.policies[policy].decider, labels["id"].tolist()).scores
     strong = scores >= read_json(POLICY / f"{policy}.json")["threshold"]
     heard = {

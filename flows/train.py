@@ -23,8 +23,7 @@ from whisper_router.features.open import open_features
 from whisper_router.files import replacing_folder, write_json, write_parquet
 from whisper_router.params import Params, load_params
 from whisper_router.paths import DECIDER, LABELS, MANIFEST
-from whisper_router.reference import measured, told
-from whisper_router.scoring import normalise
+from whisper_router.reference import measured, text_keys
 
 FOLD_SEED = 0
 
@@ -108,8 +107,7 @@ def train() -> None:
         for name in params.deciders:
             train_one(name, params, labels)
         return
-    manifest = pd.read_parquet(MANIFEST).set_index("id", drop=False)
-    texts = manifest["text"].map(normalise).where(told(manifest), manifest["id"])
+    texts = text_keys(pd.read_parquet(MANIFEST).set_index("id", drop=False))
     table = small.assign(speaker=people(small), text=texts.loc[small["id"]].to_numpy())
     remedy = (
         "lower cross_validation.folds, add utterances of more speakers, or take harder audio or another pair"

@@ -104,8 +104,8 @@ def refuse_other_columns(corpus: "Corpus", root: str) -> None:
     from whisper_router.corpus.tables import read_table
 
     if corpus.kind == "table":
-        path = on_disk(Path(root) / corpus.path)
-        read_table(path, corpus.columns, most=HEAD_ROWS, texts=not corpus.takes_untold)
+        path, texts = on_disk(Path(root) / corpus.path), not corpus.takes_untold
+        read_table(path, corpus.columns, most=HEAD_ROWS, texts=texts)
 
 
 def check_before_run(params: "Params") -> None:

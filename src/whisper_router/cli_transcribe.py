@@ -107,14 +107,14 @@ def _each(
 ) -> None:
     from tqdm import tqdm
 
+    from whisper_router.reference import Reference
     from whisper_router.router import Router
     from whisper_router.serving.default import default_router
 
     targets = _targets(files, output, written) if output and written else {}
     loaded = Router.load(router or default_router())
     if threshold is not None and (known := loaded.policy.expects(threshold)):
-        told = loaded.policy.calibration.reference == "text"
-        wer = "WER" if told else "words that differ from the strong arm's text"
+        wer = Reference(loaded.policy.calibration.reference).wer
         said = f"{known.strong_share:.0%} to strong, {wer} {known.wer_routed:.1%}"
         saved = f"{known.saving_macs:.0%} of macs saved"
         print(f"calibration split at threshold {known.threshold:.3f}: {said}, {saved}", file=sys.stderr)

@@ -22,7 +22,7 @@ from whisper_router.policy.calibrate import Policy
 from whisper_router.policy.choose import Sample
 from whisper_router.policy.folds import thresholds
 from whisper_router.policy.samples import rows_of
-from whisper_router.reference import Reference, kind_of, measured
+from whisper_router.reference import Reference, kind_of
 from whisper_router.report.words import CHOICE_NAMES
 
 UNITS = {"macs": 1e9, "macs_paper": 1e9}  # shown in 10^9
@@ -102,7 +102,7 @@ def show_cost(console: Console, table_name: str | None = None) -> dict[str, Any]
     """
     params, arms = load_params(), read_json(ARMS)
     labels, transcripts = read_parquet(LABELS), read_parquet(TRANSCRIPTS)
-    labels = measured(rows_of(labels, "test"))
+    labels = rows_of(labels, "test")
     wer = Reference(kind_of(labels), **{name: arm["model"] for name, arm in arms.items()}).wer
     table, costs, note = _measured(arms, table_name)
     dims = {name: Dims(**arm["dims"]) for name, arm in arms.items()}

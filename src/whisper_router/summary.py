@@ -1,6 +1,6 @@
 """What a person wants to know after a run: the verdict, figures, places, the next command."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -19,7 +19,7 @@ COLOURS = {"route": "bold green", "weak": "bold red", "strong": "bold red", "ope
 
 
 def _choices(
-    metrics: Mapping[str, Any], reference: Reference, currencies: Iterable[str], policy: str
+    metrics: Mapping[str, Any], reference: Reference, currencies: Sequence[str], policy: str
 ) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("choice", reference.wer, *(f"cost in {currency}" for currency in currencies)):
@@ -28,10 +28,8 @@ def _choices(
         costs = [percent({"value": metrics[f"{currency}_{choice}"]["value"]}) for currency in currencies]
         is_reference = choice == "strong" and not reference.is_text
         wer = "reference" if is_reference else percent(metrics[f"wer_{choice}"])
-        if choice == "routed":
-            table.add_row(f"routed by {policy}", wer, *costs, style="bold")
-        else:
-            table.add_row(name, wer, *costs)
+        shown = f"routed by {policy}" if choice == "routed" else name
+        table.add_row(shown, wer, *costs, style="bold" if choice == "routed" else None)
     return table
 
 
@@ -59,15 +57,18 @@ def show_summary(console: Console) -> None:
     intervals = (
         f"No intervals: {few}." if isinstance(few, str) else "95 % intervals by a bootstrap over speakers."
     )
-    currencies = currencies_of(metrics, verdict.currency)
+    currencies = list(currencies_of(metrics, verdict.currency))
     console.print(_choices(metrics, reference, currencies, policy))
     console.print(f"  {intervals} Costs are shares of always-strong's.", highlight=False)
     untold = read_json(METRICS / "unlabelled.json") if reference.is_text else {}
     if untold:
-        console.print(f"\n{untold['counts']['utterances']} test utterances without transcripts:")
-        console.print(_choices(untold, Reference("strong", **models), currencies, policy))
+        blind = Reference("strong", **models)
+        console.print(
+            f"  {untold['counts']['utterances']} test utterances without transcripts:", highlight=False
+        )
+        console.print(_choices(untold, blind, currencies, policy))
     if untold or not reference.is_text:
-        console.print(Reference("strong", **models).unseen, style="yellow", highlight=False)
+        console.print(f"  {Reference('strong', **models).unseen}", highlight=False)
     if params.cost_table is None:
         console.print(
             "  Seconds of this machine: `whisper-router cost --measure`, then\n"

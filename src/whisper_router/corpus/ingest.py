@@ -23,7 +23,7 @@ from whisper_router.environment import cores
 from whisper_router.errors import UserError
 from whisper_router.files import write_text
 from whisper_router.hashing import canonical_json
-from whisper_router.reference import told
+from whisper_router.reference import text_keys
 from whisper_router.scoring import has_words, normalise
 from whisper_router.store import ContentStore
 
@@ -252,12 +252,12 @@ def ingest(
     DataFrame
         ``COLUMNS``, sorted by id. Rows over 30 s are in the test split alone.
     list of Rejected
-        Rows left out: those of ``read_corpora``; texts (of rows without one nobody knows yet what is said),
-        audio and speakers of another corpus that stand in a split of higher priority; audio over 30 s in
+        Rows left out: those of ``read_corpora``; texts, audio and speakers of another corpus that stand in a
+        split of higher priority (of rows without a text nobody knows yet what is said); audio over 30 s in
         another split than test, since it has no label.
     """
     manifest, rejected = read_corpora(options, audio_dir)
-    texts = manifest["text"].map(normalise).where(told(manifest), "\0" + manifest["id"])
+    texts = text_keys(manifest)
     manifest, left_out, notes = into_splits(manifest, options, texts, cross_validate_below)
     for note in notes:
         print(f"ingest: {note}")

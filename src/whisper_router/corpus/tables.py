@@ -89,9 +89,7 @@ def read_table(
         raise UserError(f"{path}: holds no rows")
     present = list(dict.fromkeys(key for row in rows if "fault" not in row for key in row))
     wanted = {"audio": columns.get("audio", "audio"), "text": text, **{name: name for name in needed}}
-    if not texts:
-        del wanted["text"]
-    missing = [ours for ours, theirs in wanted.items() if theirs not in present]
+    missing = [ours for ours, theirs in wanted.items() if theirs not in present and (texts or ours != "text")]
     if present and missing:
         raise UserError(_lacking(path, rows, present, columns, wanted, missing))
     return rows

@@ -89,24 +89,24 @@ class Labelled:
         )
 
 
-def rows_of(labels: pd.DataFrame, split: str) -> pd.DataFrame:
-    """The rows of a split; where it has none, those that are cross-validated stand in for it."""
-    own = labels[labels["split"] == split]
-    return (labels[labels["split"] == FOLDS] if own.empty else own).reset_index(drop=True)
+def rows_of(labels: pd.DataFrame, split: str, untold: bool = False) -> pd.DataFrame:
+    """The rows of a split that figures are of: those with transcripts, or all where none has one.
 
-
-def read_labelled(params: Params, split: str, untold: bool = False) -> Labelled:
-    """Labels, transcripts and costs of a split: of its rows with transcripts, or of all where none has one.
-
-    Cross-validated utterances stand in for a split that has no rows.
+    Where the split has no row, those that are cross-validated stand in for it.
 
     Parameters
     ----------
     untold : bool
-        Of the rows without transcripts instead.
+        Those without transcripts instead.
     """
-    labels = rows_of(read_parquet(LABELS), split)
-    labels = (labels[~told(labels)] if untold else measured(labels)).reset_index(drop=True)
+    own = labels[labels["split"] == split]
+    rows = labels[labels["split"] == FOLDS] if own.empty else own
+    return (rows[~told(rows)] if untold else measured(rows)).reset_index(drop=True)
+
+
+def read_labelled(params: Params, split: str, untold: bool = False) -> Labelled:
+    """Labels, transcripts and costs of a split's rows, as ``rows_of`` finds them."""
+    labels = rows_of(read_parquet(LABELS), split, untold)
     return labelled(params, labels, read_parquet(TRANSCRIPTS), read_json(ARMS))
 
 
@@ -143,8 +143,8 @@ def score(
         costs |= decision_costs(part.costs.table, arm, decider_sha256(DECIDER / decider), durations)
     scores, later = scored.scores[: len(ids)], scored.scores[len(ids) :]
     folds = None if scored.folds is None else scored.folds[: len(ids)]
-    earlier = later if folds is None else scores
-    sample = Sample(part.pair, scores, spent_on(extractor, costs), earlier, folds, part.reference)
+    earlier_scores = later if folds is None else scores
+    sample = Sample(part.pair, scores, spent_on(extractor, costs), earlier_scores, folds, part.reference)
     return sample, scored.extractor
 
 
