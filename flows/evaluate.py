@@ -18,9 +18,9 @@ from whisper_router.evaluation import auroc, choices, routed_cost, sweep
 from whisper_router.files import read_json, replacing_folder, write_json, write_text
 from whisper_router.findings import left_out, warned
 from whisper_router.hashing import unit_interval
-from whisper_router.labelling import utterances
+from whisper_router.labelling import reference_texts, utterances
 from whisper_router.long_audio import CHOICES, measure_long
-from whisper_router.params import load_params
+from whisper_router.params import Params, load_params
 from whisper_router.paths import (
     CHECKED,
     DECIDER,
@@ -38,10 +38,11 @@ from whisper_router.policy.choose import Sample
 from whisper_router.policy.folds import thresholds
 from whisper_router.policy.make import policy_metrics
 from whisper_router.policy.samples import Labelled, read_labelled, score
+from whisper_router.reference import Reference, told
 from whisper_router.report import charts
 from whisper_router.report.page import Chart, page
 from whisper_router.report.style import write_chart
-from whisper_router.report.words import DEMO_NOTE, currencies_of, is_demo, summary
+from whisper_router.report.words import DEMO_NOTE, currencies_of, is_demo, percent, summary
 from whisper_router.report.wrong import most_wrong
 from whisper_router.router import Router
 from whisper_router.slices import confusion, losing, slice_columns, slice_table
@@ -87,11 +88,11 @@ def _charts(
     note: str | None,
 ) -> dict[str, Chart]:
     """The charts of the report, by the name of their file."""
-    made, models = metrics[policy.name], part.models
+    made, models, wer = metrics[policy.name], part.models, part.reference.wer
     found = {
         f"frontier_{currency}": Chart(
-            f"WER against cost in {currency}",
-            charts.frontier(part.pair, sweeps, metrics, policy.name, currency, models, note),
+            f"{wer} against cost in {currency}",
+            charts.frontier(part.pair, sweeps, metrics, policy.name, currency, models, note, wer),
             charts.FRONTIER_HEIGHT,
         )
         for currency in currencies_of(made)
@@ -101,13 +102,15 @@ def _charts(
     everyone = np.ones((1, len(labels)))
     areas = {name: auroc(labels, sample.scores, everyone, sample.folds)[0] for name, sample in scored.items()}
     areas = {name: float(area) if np.isfinite(area) else None for name, area in areas.items()}
-    curve = charts.threshold_sweep(sweeps[policy.decider], made, policy.threshold, "macs", policy.name)
+    curve = charts.threshold_sweep(sweeps[policy.decider], made, policy.threshold, "macs", policy.name, wer)
     return found | {
         "sweep": Chart(f"Every threshold of decider {policy.decider}", curve, 6.0),
         "roc": Chart("ROC: needed against sent", charts.roc(told, areas, (policy.decider, threshold)), 5.6),
         "reliability": Chart("Scores against what happened", charts.reliability(told), 5.6),
         "slices": Chart(
-            "WER above always-strong's, by slice", charts.slice_chart(slices), charts.slices_height(slices)
+            "WER above always-strong's, by slice" if part.reference.is_text else f"{wer}, by slice",
+            charts.slice_chart(slices, wer),
+            charts.slices_height(slices),
         ),
     }
 
@@ -124,6 +127,15 @@ def _candidate(policy: Policy, sample: Sample, threshold: float | np.ndarray) ->
     upper = rise.interval[1] if isinstance(rise.interval, tuple) else rise.value
     cost = routed_cost(sample.pair, strong, sample.spent)
     return Candidate(strong, cost, float("inf") if upper is None else upper, savings)
+
+
+def _untold(params: Params, policy: Policy, part: Labelled) -> dict[str, Any]:
+    """A policy's figures on the test rows without transcripts; empty where there are none."""
+    rows = read_labelled(params, "test", untold=True) if part.reference.is_text else part
+    if rows.labels.empty:
+        return {}
+    sample, _ = score(params, policy.decider, rows)
+    return policy_metrics(policy, sample, params.evaluate.bootstrap, params.evaluate.seed)
 
 
 @flow(name="evaluate", validate_parameters=False)
@@ -160,6 +172,7 @@ def evaluate() -> None:
         params.verdict,
         options.bootstrap,
         options.seed,
+        part.reference.kind,
     )
     router = Router.load(ROUTER)
     rows = manifest.set_index("id", drop=False).loc[ids]
@@ -169,12 +182,16 @@ def evaluate() -> None:
     verify(router, verified, dict(zip(verified["id"], own.tolist(), strict=True)), transcripts)
 
     tested = manifest[(manifest["split"] == "test") & (manifest["duration_s"] > WINDOW_S)]
+    tested = tested[told(tested) == part.reference.is_text]
     long = measure_long(router, tested, wav_bytes, options.bootstrap, options.seed)
 
     strong = sample.scores >= at[chosen.name]
     made = choices(part.pair, strong, routed_cost(part.pair, strong, sample.spent))
     slices = slice_table(slice_columns(rows), part.pair, made, options.bootstrap, options.seed)
+    if not part.reference.is_text:  # nothing is better than the reference: no slice can win
+        slices = [{**row, "verdict": "open"} for row in slices]
     worse = losing(slices)
+    untold = _untold(params, chosen, part)
     sliced = {"slices": slices, "confusion": confusion(part.pair, made), "losing": worse}
     shown = summary(metrics[chosen.name], len(verified))
     with replacing_folder(METRICS) as folder:
@@ -182,6 +199,7 @@ def evaluate() -> None:
         write_json(folder / "policies.json", metrics)
         write_json(folder / "slices.json", sliced)
         write_json(folder / "long.json", long)
+        write_json(folder / "unlabelled.json", untold)
         write_json(folder / "summary.json", shown)
         verdict.write(folder / VERDICT.name)
     sweeps = {name: sweep(part.pair, one.scores, one.spent) for name, one in scored.items()}
@@ -200,7 +218,7 @@ def evaluate() -> None:
         part.pair,
         sample.scores,
         at[chosen.name],
-        rows["text"].to_dict(),
+        reference_texts(rows.reset_index(drop=True), transcripts),
         transcripts.set_index(["id", "arm"])["hypothesis"].to_dict(),
         lambda id_: heard[id_].load_or_raise(store),
     )
@@ -221,24 +239,36 @@ def evaluate() -> None:
         left_out(read_json(REJECTED)),
         warned([read_json(path) for path in CHECKED]),
         long,
+        part.reference,
+        untold if part.reference.is_text else {},
     )
     write_text(REPORT, text)
     print(f"evaluate: VERDICT: {verdict.headline}")
     what = "test" if sample.folds is None else "cross-validated"
+    strong_wer = f"strong {shown['wer_strong']:.1%}, " if part.reference.is_text else ""
     print(
-        f"evaluate: {len(ids)} {what} utterances; WER weak {shown['wer_weak']:.1%}, "
-        f"strong {shown['wer_strong']:.1%}, routed {shown['wer_routed']:.1%} with "
-        f"{shown['strong_share']:.0%} sent to strong;\n"
+        f"evaluate: {len(ids)} {what} utterances; {part.reference.wer}: weak {shown['wer_weak']:.1%}, "
+        f"{strong_wer}routed {shown['wer_routed']:.1%} with {shown['strong_share']:.0%} sent to strong;\n"
         f"evaluate: the packaged router agrees with the cache on {len(verified)} utterances"
     )
+    if untold and part.reference.is_text:
+        differ = Reference("strong", **part.models).wer
+        print(
+            f"evaluate: {untold['counts']['utterances']} test utterances without transcripts; {differ}: weak "
+            f"{percent(untold['wer_weak'])}, routed {percent(untold['wer_routed'])}"
+        )
     for name, one in metrics.items():
         if one["target"]["met"] is False:
             print(f"evaluate: {name} misses its target on the test split: {one['target']}")
     if worse:
         print(f"evaluate: worse than always-strong beyond doubt: {', '.join(worse)}")
     if long["counts"]["recordings"]:
-        wer = ", ".join(f"{choice} {long[f'wer_{choice}']['value']:.1%}" for choice in CHOICES)
-        print(f"evaluate: {len(tested)} recordings over {WINDOW_S:g} s, window by window: WER {wer}")
+        heard_by = [choice for choice in CHOICES if choice != "strong" or part.reference.is_text]
+        wer = ", ".join(f"{choice} {long[f'wer_{choice}']['value']:.1%}" for choice in heard_by)
+        print(
+            f"evaluate: {len(tested)} recordings over {WINDOW_S:g} s, window by window: "
+            f"{part.reference.wer}: {wer}"
+        )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from whisper_router.corpus.options import FOLDS, KINDS, SPLITS
 from whisper_router.files import write_json, write_parquet
 from whisper_router.params import load_params
 from whisper_router.paths import AUDIO, MANIFEST, REJECTED
+from whisper_router.reference import told
 
 
 @flow(name="ingest")
@@ -34,6 +35,8 @@ def ingest() -> None:
             f"{params.cross_validation.below}. They are not divided into splits but cross-validated: each is "
             "scored by a decider that has not heard its speaker, and the router's decider learns from all"
         )
+    if untold := (~told(manifest)).sum():
+        print(f"ingest: {untold} of them have no transcript: the strong arm's text is their reference")
     if rejected:
         kinds = Counter(row.kind for row in rejected)
         print(f"ingest: {len(rejected)} rows left out, all in {REJECTED}:")

@@ -20,6 +20,7 @@ from whisper_router.checks.suites import labels_frame
 from whisper_router.cost import Dims
 from whisper_router.files import write_json, write_parquet
 from whisper_router.labelling import (
+    NO_REFERENCE,
     Work,
     announce_encodings,
     labels_table,
@@ -29,6 +30,7 @@ from whisper_router.labelling import (
 )
 from whisper_router.params import load_params
 from whisper_router.paths import ARMS, CHECKS, DOCS, LABELS, MANIFEST, TRANSCRIPTS
+from whisper_router.reference import kind_of, told
 from whisper_router.store import ContentStore
 
 
@@ -64,6 +66,8 @@ def label() -> None:
     labels = labels_table(manifest, transcripts)
     for id_, reason in sorted(errors.items()):
         print(f"label: {id_} has no label: {reason}")
+    if unheard := (transcripts["error"] == NO_REFERENCE).sum() // 2:
+        print(f"label: {unheard} utterances have no label: {NO_REFERENCE}")
     for split, part in labels.groupby("split"):
         print(f"label: {split}: {part['label'].sum()} of {len(part)} need the strong arm")
     frame = labels_frame(labels, transcripts)
@@ -75,11 +79,18 @@ def label() -> None:
         for name, reference in references.items()
     }
     write_json(ARMS, arms)
-    wer = {arm: labels[f"errors_{arm}"].sum() / labels["words"].sum() for arm in references}
-    print(
-        f"label: {labels['label'].sum()} of {len(labels)} utterances need the strong arm; "
-        f"WER weak {wer['weak']:.1%}, strong {wer['strong']:.1%}"
-    )
+    for part in (labels[told(labels)], labels[~told(labels)]):
+        if part.empty:
+            continue
+        wer = {arm: part[f"errors_{arm}"].sum() / part["words"].sum() for arm in references}
+        said = f"WER weak {wer['weak']:.1%}, strong {wer['strong']:.1%}"
+        if kind_of(part) == "strong":
+            said = f"{wer['weak']:.1%} of the words differ from {references['strong'].model}'s text"
+        told_of = "with" if kind_of(part) == "text" else "without"
+        print(
+            f"label: {part['label'].sum()} of {len(part)} utterances {told_of} transcripts need the strong "
+            f"arm; {said}"
+        )
 
 
 if __name__ == "__main__":

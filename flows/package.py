@@ -21,6 +21,7 @@ from whisper_router.hashing import code_hash, digest, file_sha256, folder_sha256
 from whisper_router.params import Params, load_params
 from whisper_router.paths import ARMS, DECIDER, FEATURES, LABELS, MANIFEST, POLICY, ROUTER, TRANSCRIPTS
 from whisper_router.policy.samples import rows_of
+from whisper_router.reference import kind_of
 from whisper_router.router import Router, RouterDescription, write_files
 
 LOCK = Path("requirements.lock")
@@ -97,7 +98,7 @@ def baseline(params: Params, policy: str) -> Baseline:
         avg_logprob=strong_arm.where(strong, weak),
         errors=labels["errors_strong"].where(strong, labels["errors_weak"]),
     )
-    return make_baseline(policy, table.join(pd.DataFrame(differing)))
+    return make_baseline(policy, table.join(pd.DataFrame(differing)), kind_of(labels))
 
 
 @flow(name="package")

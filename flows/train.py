@@ -23,7 +23,7 @@ from whisper_router.features.open import open_features
 from whisper_router.files import replacing_folder, write_json, write_parquet
 from whisper_router.params import Params, load_params
 from whisper_router.paths import DECIDER, LABELS, MANIFEST
-from whisper_router.scoring import normalise
+from whisper_router.reference import measured, text_keys
 
 FOLD_SEED = 0
 
@@ -52,10 +52,9 @@ def train_one(name: str, params: Params, labels: pd.DataFrame) -> None:
     """Train one decider; keep its best by the dev split, and its curve."""
     options = params.deciders[name]
     reader = open_features(options.extractor, params.extractors[options.extractor])
-    examples = {
-        split: examples_of(reader, labels[labels["split"] == split])
-        for split in ("train", "dev", "calibration")
-    }
+    parts = {split: labels[labels["split"] == split] for split in ("train", "dev", "calibration")}
+    parts["calibration"] = measured(parts["calibration"])
+    examples = {split: examples_of(reader, part) for split, part in parts.items()}
     trained, curve = fit_decider(options, examples["train"], examples["dev"], f"train: {name}")
     decider = calibrated(trained, options, examples["calibration"])
     dev = examples["dev"]
@@ -108,7 +107,7 @@ def train() -> None:
         for name in params.deciders:
             train_one(name, params, labels)
         return
-    texts = pd.read_parquet(MANIFEST).set_index("id")["text"].map(normalise)
+    texts = text_keys(pd.read_parquet(MANIFEST).set_index("id", drop=False))
     table = small.assign(speaker=people(small), text=texts.loc[small["id"]].to_numpy())
     remedy = (
         "lower cross_validation.folds, add utterances of more speakers, or take harder audio or another pair"

@@ -334,3 +334,22 @@ def test_the_suites_name_each_check_once():
 
 def test_each_check_has_a_severity_and_each_severity_a_check():
     assert {check.name for suite in SUITES.values() for check in suite} == set(Severities.model_fields)
+
+
+def test_rows_without_a_transcript_are_not_held_to_have_one(passes):
+    texts = ["" if i % 2 else text for i, text in enumerate(manifest()["text"])]
+    mixed = manifest().assign(text=texts, reference=["strong" if not text else "text" for text in texts])
+    assert [*passes("manifest", manifest_frame(mixed))] == [check.name for check in MANIFEST]
+    labelled = labels().assign(reference="strong", wer_weak=2.0)
+    assert "one_arm_understands" not in passes("labels", labels_checked(labelled))
+
+
+def test_what_is_about_texts_is_left_out_where_no_row_has_one(passes):
+    found = passes("manifest", manifest_frame(manifest().assign(text="", reference="strong")))
+    about = {"text_not_empty", "texts_in_one_split", "word_rate", "median_word_rate"}
+    assert {check.name for check in MANIFEST} - set(found) == about
+
+
+def test_an_empty_text_of_a_row_that_has_a_transcript_still_fails(fails):
+    frame = manifest_frame(manifest().assign(reference="text", text=""))
+    assert "text_not_empty" in fails("manifest", frame)[1]

@@ -13,7 +13,15 @@ from ruamel.yaml import YAML
 
 from whisper_router.audited import lock_outputs
 from whisper_router.errors import UserError
-from whisper_router.params import ParamsError, edit_params, load_params, load_yaml, presets, read_preset
+from whisper_router.params import (
+    ParamsError,
+    edit_params,
+    folder_corpus,
+    load_params,
+    load_yaml,
+    presets,
+    read_preset,
+)
 from whisper_router.policy.commands import _options as policy_options
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
@@ -664,3 +672,18 @@ def test_a_lock_that_is_none_is_a_user_s_error():
     for lock in (BOMB.encode(), b"stages: 1\n", b"[]\n", b"stages: {a: {outs: [{path: x}]}}\n"):
         with pytest.raises(UserError, match=r"dvc\.lock"):
             lock_outputs(lock)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), [("calls", "calls"), ("my calls: 'a' #1", "my-calls-a-1"), ("\u00e9\u00e9", "audio")]
+)
+def test_a_folder_of_audio_becomes_the_corpus(folder, name, committed, tmp_path):
+    (tmp_path / folder).mkdir()
+    edit_params(None, folder_corpus(tmp_path / folder), committed)
+    made = load_params(committed).ingest
+    assert made.root == str(tmp_path / folder)
+    (corpus,) = made.corpora
+    assert (corpus.name, corpus.kind, corpus.path) == (name, "folder", ".")
+    assert corpus.takes_untold
+    with pytest.raises(ParamsError, match=r"--audio .*absent: not a folder"):
+        folder_corpus(tmp_path / "absent")

@@ -65,6 +65,10 @@ def run(
         str | None,
         typer.Option(help="Write a preset into params.yaml first: paper, paper-code or paper-compact."),
     ] = None,
+    audio: Annotated[
+        Path | None,
+        typer.Option(help="A folder of audio without transcripts: write it into params.yaml as the corpus."),
+    ] = None,
 ) -> None:
     """Run what is not up to date of the DAG: audio -> labels -> decider -> policy -> router -> report.
 
@@ -72,9 +76,15 @@ def run(
 
     whisper-router run -S ingest.root=/data/calls
     -S 'ingest.corpora=[{name: calls, kind: table, path: calls.jsonl}]'
-    """
-    from whisper_router.params import edit_params, load_params
 
+    Without transcripts, the strong model's text being the reference (a subfolder is a speaker):
+
+    whisper-router run --audio /data/calls
+    """
+    from whisper_router.params import edit_params, folder_corpus, load_params
+
+    if audio is not None:
+        assignments = [*folder_corpus(audio), *assignments]
     if assignments or preset:
         edit_params(preset, assignments)
     params = load_params()
@@ -110,10 +120,12 @@ def ingest(assignments: Assignments = []) -> None:  # noqa: B006
     {name: f, kind: lhotse, path: supervisions.jsonl, recordings: recs.jsonl}
     {name: g, kind: table, path: calls.csv}   .tsv, .jsonl, .parquet: audio, text
     {name: g, kind: table, path: calls.csv, columns: {audio: file, text: said}}
+    {name: h, kind: folder, path: calls}    audio without texts; speaker_level: 2
 
     \b
     path is below ingest.root. Any entry may have utterances: 500 (a sample),
-    min_words: 3 and max_train_duration_s: 10.
+    min_words: 3 and max_train_duration_s: 10. With reference: strong rows with an
+    empty text are taken too; the strong model's text is then their reference.
     """
     from whisper_router.params import edit_params, load_params
     from whisper_router.run import run as run_dag

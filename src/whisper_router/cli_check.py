@@ -104,7 +104,8 @@ def refuse_other_columns(corpus: "Corpus", root: str) -> None:
     from whisper_router.corpus.tables import read_table
 
     if corpus.kind == "table":
-        read_table(on_disk(Path(root) / corpus.path), corpus.columns, most=HEAD_ROWS)
+        path, texts = on_disk(Path(root) / corpus.path), not corpus.takes_untold
+        read_table(path, corpus.columns, most=HEAD_ROWS, texts=texts)
 
 
 def check_before_run(params: "Params") -> None:

@@ -68,6 +68,12 @@ def models(as_json: Json = False) -> None:
     if says := rows[-1]["verdict_says"]:
         console.print(f"version {rows[-1]['version']}: VERDICT: {says}", highlight=False)
     for row in rows:
+        if row["reference"] == "strong":
+            console.print(
+                f"version {row['version']}: measured without transcripts: in place of WER, words that differ "
+                "from the strong arm's text",
+                highlight=False,
+            )
         for rule, verdict in row["rules"].items():
             if verdict.startswith("failed"):
                 console.print(f"version {row['version']}: {rule} {verdict}", highlight=False)

@@ -107,13 +107,15 @@ def _each(
 ) -> None:
     from tqdm import tqdm
 
+    from whisper_router.reference import Reference
     from whisper_router.router import Router
     from whisper_router.serving.default import default_router
 
     targets = _targets(files, output, written) if output and written else {}
     loaded = Router.load(router or default_router())
     if threshold is not None and (known := loaded.policy.expects(threshold)):
-        said = f"{known.strong_share:.0%} to strong, WER {known.wer_routed:.1%}"
+        wer = Reference(loaded.policy.calibration.reference).wer
+        said = f"{known.strong_share:.0%} to strong, {wer} {known.wer_routed:.1%}"
         saved = f"{known.saving_macs:.0%} of macs saved"
         print(f"calibration split at threshold {known.threshold:.3f}: {said}, {saved}", file=sys.stderr)
     size = loaded.description.batch_size

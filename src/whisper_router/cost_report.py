@@ -22,6 +22,7 @@ from whisper_router.policy.calibrate import Policy
 from whisper_router.policy.choose import Sample
 from whisper_router.policy.folds import thresholds
 from whisper_router.policy.samples import rows_of
+from whisper_router.reference import Reference, kind_of
 from whisper_router.report.words import CHOICE_NAMES
 
 UNITS = {"macs": 1e9, "macs_paper": 1e9}  # shown in 10^9
@@ -102,6 +103,7 @@ def show_cost(console: Console, table_name: str | None = None) -> dict[str, Any]
     params, arms = load_params(), read_json(ARMS)
     labels, transcripts = read_parquet(LABELS), read_parquet(TRANSCRIPTS)
     labels = rows_of(labels, "test")
+    wer = Reference(kind_of(labels), **{name: arm["model"] for name, arm in arms.items()}).wer
     table, costs, note = _measured(arms, table_name)
     dims = {name: Dims(**arm["dims"]) for name, arm in arms.items()}
     pair = build_pair(labels, transcripts, dims, costs)
@@ -141,19 +143,23 @@ def show_cost(console: Console, table_name: str | None = None) -> dict[str, Any]
         }
         for name, choice in lines.items()
     }
-    _print(console, shown, currencies)
+    _print(console, shown, currencies, wer)
     console.print(f"  {note}", highlight=False)
     return {"table": note, "choices": shown}
 
 
-def _print(console: Console, shown: Mapping[str, Mapping[str, float | None]], currencies: list[str]) -> None:
+def _print(
+    console: Console, shown: Mapping[str, Mapping[str, float | None]], currencies: list[str], wer: str
+) -> None:
     table = Table(title="an hour of audio")
     table.add_column("choice")
-    for column in ("WER", *(f"{c}, 10^9" if c in UNITS else c for c in currencies)):
+    for column in (wer, *(f"{c}, 10^9" if c in UNITS else c for c in currencies)):
         table.add_column(column, justify="right")
     for name, row in shown.items():
         cells = ["-" if row[c] is None else f"{row[c]:,.0f}" for c in currencies]
-        table.add_row(name, f"{row['wer']:.1%}", *cells, style="bold" if name.startswith("policy") else None)
+        reference = wer != "WER" and name == CHOICE_NAMES["strong"]
+        shown_wer = "reference" if reference else f"{row['wer']:.1%}"
+        table.add_row(name, shown_wer, *cells, style="bold" if name.startswith("policy") else None)
     console.print(table)
     for currency, meaning in {**CURRENCIES, **MEASURED}.items():
         if currency in currencies:

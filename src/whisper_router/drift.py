@@ -21,6 +21,7 @@ from scipy import stats
 from whisper_router.clusters import design_effect
 from whisper_router.errors import UserError
 from whisper_router.files import read_json
+from whisper_router.reference import Reference, ReferenceKind
 from whisper_router.wer_estimate import COUNTS, differing, estimate
 
 BASELINE = "baseline.json"  # in the router's folder
@@ -45,6 +46,7 @@ class Baseline(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     policy: str
+    reference: ReferenceKind = "text"
     rows: int
     strong_share: float
     score: list[float]  # in ascending order, as the next two
@@ -129,7 +131,7 @@ def read_baseline(router: Path) -> Baseline:
         ) from error
 
 
-def make_baseline(policy: str, table: pd.DataFrame) -> Baseline:
+def make_baseline(policy: str, table: pd.DataFrame, reference: ReferenceKind = "text") -> Baseline:
     """The calibration split for a later comparison.
 
     Parameters
@@ -153,6 +155,7 @@ def make_baseline(policy: str, table: pd.DataFrame) -> Baseline:
     sums = table.groupby("speaker")[list(COUNTS)].sum()
     return Baseline(
         policy=policy,
+        reference=reference,
         rows=len(table),
         strong_share=round(float(table["strong"].mean()), 6),
         **values,
@@ -192,10 +195,11 @@ def _distribution(name: str, baseline: Baseline, now: np.ndarray) -> Finding:
 def _estimated(baseline: Baseline, shadow: pd.DataFrame) -> list[Finding]:
     known = pd.DataFrame(baseline.by_speaker)
     spoken = shadow.dropna(subset=["words_strong", "differences"])
+    wer = Reference(baseline.reference).wer
     if len(spoken) < MIN_ROWS or not known["differences"].sum() or not spoken["words_strong"].sum():
         detail = (
-            f"WER by both arms' disagreement: {len(spoken)} windows that both have heard, an estimate takes "
-            f"{MIN_ROWS}; serve with --shadow 0.05"
+            f"{wer} by both arms' disagreement: {len(spoken)} windows that both have heard, an estimate "
+            f"takes {MIN_ROWS}; serve with --shadow 0.05"
         )
         return [Finding("wer_routed", "not measured", None, None, None, None, detail)]
     made = estimate(known, baseline.design_effect["differences"], spoken)
@@ -219,7 +223,7 @@ def _estimated(baseline: Baseline, shadow: pd.DataFrame) -> list[Finding]:
             made.wer,
             None,
             made.p,
-            f"WER that this makes likely, {low:.1%} to {high:.1%}",
+            f"{wer} that this makes likely, {low:.1%} to {high:.1%}",
             made.interval,
         ),
     ]

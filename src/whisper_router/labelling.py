@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -19,12 +20,15 @@ from whisper_router.environment import cores
 from whisper_router.errors import UserError
 from whisper_router.features.extractors import extractor_key, feature_frames, pool_states
 from whisper_router.features.options import EncoderExtractor
-from whisper_router.scoring import word_errors
+from whisper_router.reference import told
+from whisper_router.scoring import has_words, word_errors
 from whisper_router.store import ContentStore
 
 WORKERS = cores()  # batches at once, each on one torch thread
 
 ROUNDS = 3  # a damaged entry of the content store is found when it is read, and made in the next round
+
+NO_REFERENCE = "it has no transcript, and the strong arm hears no words in it"
 
 TRANSCRIPT_COLUMNS = (
     "id",
@@ -354,15 +358,26 @@ def transcripts_table(
     hypotheses: Mapping[str, Sequence[Hypothesis | None]],
     errors: Mapping[str, str],
 ) -> pd.DataFrame:
-    """A row an utterance and arm; rows without a hypothesis carry the error."""
+    """A row an utterance and arm; rows without a hypothesis carry the error.
+
+    Words are counted against the text of a row, or against the strong arm's where the row has none. Where the
+    strong arm hears no words either, both arms' rows carry ``NO_REFERENCE``.
+    """
     rows: list[dict[str, Any]] = []
+    strong = hypotheses.get("strong", [None] * len(manifest))
+    references = [
+        text if known else said.text if said else ""
+        for text, known, said in zip(manifest["text"], told(manifest), strong, strict=True)
+    ]
+    scored = [has_words(text) for text in references]
     for arm, found in hypotheses.items():
-        known = [i for i, hypothesis in enumerate(found) if hypothesis is not None]
+        known = [i for i, hypothesis in enumerate(found) if hypothesis is not None and scored[i]]
         texts = [found[i].text for i in known]  # type: ignore[union-attr]
-        counts = dict(zip(known, word_errors(manifest["text"].iloc[known].tolist(), texts), strict=True))
+        counts = dict(zip(known, word_errors([references[i] for i in known], texts), strict=True))
         for i, (id_, hypothesis) in enumerate(zip(manifest["id"], found, strict=True)):
-            if hypothesis is None:
-                rows.append({"id": id_, "arm": arm, "error": errors[id_]})
+            if hypothesis is None or not scored[i]:
+                error = errors[id_] if hypothesis is None else errors.get(id_, NO_REFERENCE)
+                rows.append({"id": id_, "arm": arm, "error": error})
                 continue
             rows.append(
                 {
@@ -409,12 +424,23 @@ def hypothesis_of(row: Any) -> Hypothesis:
     )
 
 
+def reference_texts(manifest: pd.DataFrame, transcripts: pd.DataFrame) -> dict[str, str]:
+    """What each utterance's words are counted against, by id: its text, or the strong arm's."""
+    strong = transcripts[transcripts["arm"] == "strong"].set_index("id")["hypothesis"]
+    texts = manifest["text"].where(told(manifest), manifest["id"].map(strong))
+    return dict(zip(manifest["id"], texts, strict=True))
+
+
 def labels_table(manifest: pd.DataFrame, transcripts: pd.DataFrame) -> pd.DataFrame:
-    """Label 1 iff WER_weak > WER_strong; a tie is 0. Utterances that an arm could not read have none."""
+    """Label 1 iff WER_weak > WER_strong; a tie is 0. Utterances that an arm could not read have none.
+
+    Where the strong arm's text is the reference, the label says that the weak arm's differs from it.
+    """
     good = transcripts[transcripts["error"].isna()]
     parts = {arm: good[good["arm"] == arm].set_index("id") for arm in ("weak", "strong")}
     both = [id_ for id_ in manifest["id"] if all(id_ in part.index for part in parts.values())]
     table = manifest.set_index("id").loc[both, ["corpus", "speaker", "split", "duration_s"]].reset_index()
+    table.insert(4, "reference", np.where(told(manifest.set_index("id")).loc[table["id"]], "text", "strong"))
     table["words"] = parts["weak"].loc[both, "reference_words"].astype("int64").to_numpy()
     for arm, part in parts.items():
         counts = part.loc[both, ["substitutions", "deletions", "insertions"]].astype("int64")

@@ -17,8 +17,9 @@ from whisper_router.errors import UserError
 from whisper_router.evaluation import with_intervals
 from whisper_router.hashing import code_hash, digest
 from whisper_router.labelling import Utterance, utterances
+from whisper_router.reference import told
 from whisper_router.router import Router
-from whisper_router.scoring import word_errors
+from whisper_router.scoring import has_words, word_errors
 from whisper_router.store import ContentStore
 
 CHOICES = {"weak": "weak", "strong": "strong", "routed": None}  # policies; None is the router's own
@@ -100,7 +101,8 @@ def measure_long(
             errors[row.id] = str(error)
     for id_, reason in errors.items():
         print(f"evaluate: {id_} over 30 s was not transcribed: {reason}")
-    good = rows[rows["id"].isin(heard)]
+    known = [id_ for id_, text in _references(rows, heard).items() if has_words(text)]
+    good = rows[rows["id"].isin(known)]
     routed = [heard[id_]["routed"] for id_ in good["id"]]
     counts = {
         "recordings": len(good),
@@ -114,6 +116,15 @@ def measure_long(
     return {"counts": counts, **_figures(good, heard, [made.strong_s for made in routed], resamples, seed)}
 
 
+def _references(rows: pd.DataFrame, heard: dict[str, dict[str, Heard]]) -> dict[str, str]:
+    """What the words of each recording that was heard are counted against: its text, else always-strong's."""
+    return {
+        id_: text if known else heard[id_]["strong"].text
+        for id_, text, known in zip(rows["id"], rows["text"], told(rows), strict=True)
+        if id_ in heard
+    }
+
+
 def _figures(
     rows: pd.DataFrame,
     heard: dict[str, dict[str, Heard]],
@@ -121,7 +132,7 @@ def _figures(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    texts = rows["text"].tolist()
+    texts = list(_references(rows, heard).values())
     edits = {
         choice: word_errors(texts, [heard[id_][choice].text for id_ in rows["id"]]) for choice in CHOICES
     }

@@ -1,6 +1,7 @@
 """params.yaml, typed and strict: an unknown key or a value out of range is refused by name."""
 
 import io
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
@@ -362,6 +363,21 @@ def _assign(document: Any, assignment: str) -> None:
     if not isinstance(node, dict):
         raise ParamsError(f"--set {assignment}: {key!r} lies below a value, not a table")
     node[last] = _quoted(load_yaml(text, f"--set {assignment[:200]}"))
+
+
+def folder_corpus(folder: Path) -> list[str]:
+    """Assignments of a corpus that is a folder of audio without texts.
+
+    Raises
+    ------
+    ParamsError
+        There is no such folder.
+    """
+    if not folder.is_dir():
+        raise ParamsError(f"--audio {folder}: not a folder; name one that holds audio files")
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.resolve().name).strip(".-")[:100] or "audio"
+    corpus = {"name": name, "kind": "folder", "path": "."}
+    return [f"ingest.root={json.dumps(str(folder))}", f"ingest.corpora={json.dumps([corpus])}"]
 
 
 def edit_params(preset: str | None = None, assignments: Sequence[str] = (), path: Path = PARAMS) -> None:

@@ -183,6 +183,7 @@ def describe(client: MlflowClient, version: ModelVersion) -> dict[str, Any]:
             if key.startswith(RULE)
         },
         "policy": run.data.tags.get("policy") if run else None,
+        "reference": run.data.tags.get("reference", "text") if run else None,
         "git_commit": version.tags.get("git_commit"),
         "weights": version.tags.get("weights"),
         **{name: metrics.get(name) for name in KEY_FIGURES},

@@ -26,7 +26,9 @@ from whisper_router.hashing import file_sha256
 from whisper_router.installed import REQUIREMENTS, VERSION
 from whisper_router.params import PARAMS, load_params
 from whisper_router.paths import ARMS, DECIDER, LABELS, METRICS, PLOTS, REPORT, ROUTER
+from whisper_router.policy.samples import rows_of
 from whisper_router.promotion import LEANING, MODEL, SAYS, WORTH, champion, move_champion, registry
+from whisper_router.reference import kind_of
 from whisper_router.report.words import DEMO_NOTE, is_demo
 from whisper_router.router import HF, WEIGHTS, write_files
 from whisper_router.seal import (
@@ -259,6 +261,8 @@ def register(
     if open_:
         tags["uncommitted"] = ",".join(open_)
     notes = [f"**VERDICT: {verdict.headline}**", verdict.basis]
+    labels = pd.read_parquet(LABELS)
+    tags["reference"] = kind_of(rows_of(labels, "test"))
     if is_demo(load_params()):
         notes.append(DEMO_NOTE)
     tags["mlflow.note.content"] = "\n\n".join(notes)
@@ -275,7 +279,7 @@ def register(
         )
         for path in (REPORT, LOCK, PARAMS, Path("dvc.yaml"), ARMS):
             client.log_artifact(run_id, str(path))
-        client.log_dict(run_id, {"seen": seen_speakers(pd.read_parquet(LABELS))}, SPEAKERS)
+        client.log_dict(run_id, {"seen": seen_speakers(labels)}, SPEAKERS)
         for folder in (PLOTS, METRICS):
             client.log_artifacts(run_id, str(folder), folder.name)
         info = mlflow.pyfunc.log_model(

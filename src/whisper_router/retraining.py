@@ -26,9 +26,11 @@ from whisper_router.gate import SIDES, Contest, Evidence, Verdict
 from whisper_router.hashing import digest, file_sha256
 from whisper_router.installed import check_installed
 from whisper_router.intake import corpus_folder, dvc_file, require_trackable
+from whisper_router.labelling import reference_texts
 from whisper_router.params import Params, load_yaml
 from whisper_router.paths import ARMS, LABELS, MANIFEST, ROUTER, TRANSCRIPTS
 from whisper_router.promotion import MODEL, RULE, VERDICT, champion, find_version, move_champion
+from whisper_router.reference import measured
 from whisper_router.registry import LOCK, keep_evidence
 from whisper_router.retrain_options import WEBHOOK, GateOptions, RetrainOptions, webhook
 from whisper_router.retrain_state import BRANCH, RetrainError, foreign_changes, own_files
@@ -174,7 +176,8 @@ def hold_contest(version: ModelVersion, current: ModelVersion) -> Contest:
             "learnt from every speaker; add utterances until there are splits (cross_validation.below), or "
             "give those of some new speakers the split test"
         )
-    test = short(manifest[manifest["id"].isin(labels.loc[labels["split"] == "test", "id"])])
+    test = short(manifest[manifest["id"].isin(measured(labels[labels["split"] == "test"])["id"])])
+    test = test.assign(text=list(reference_texts(test, transcripts).values()))
     rows = unseen(test, current).reset_index(drop=True)
     if rows.empty:
         raise ContestError(f"version {current.version} has seen every test speaker")

@@ -391,3 +391,71 @@ def test_audiofolder_takes_every_name_of_hugging_face_s_splits(tmp_path):
 def test_a_corpus_s_name_is_no_path(name):
     with pytest.raises(ValidationError):
         Corpus(name=name, kind="table", path="x")
+
+
+def test_a_folder_of_audio_has_no_texts_and_a_subfolder_is_the_speaker(tmp_path):
+    for name, seed in (("ann/1.wav", 0), ("ann/monday/2.FLAC", 1), ("alone.ogg", 2), (".hidden/3.wav", 3)):
+        sound(tmp_path / "calls" / name, seed=seed)
+    (tmp_path / "calls" / "ann" / "notes.txt").write_text("not audio")
+    rows, rejected = read(tmp_path, kind="folder", path="calls")
+    assert not rejected
+    assert rows["speaker"].to_dict() == {
+        "ann/1.wav": "c/ann",
+        "ann/monday/2.FLAC": "c/ann",
+        "alone.ogg": "c/calls/alone.ogg",
+    }
+    assert set(rows["text"]) == {""}
+    assert set(rows["reference"]) == {"strong"}
+    deeper, _ = read(tmp_path, kind="folder", path="calls", speaker_level=2)
+    assert deeper["speaker"]["ann/monday/2.FLAC"] == "c/monday"
+    assert deeper["speaker"]["ann/1.wav"] == "c/calls/ann/1.wav"
+
+
+def test_a_folder_that_is_none_or_holds_no_audio_is_told(tmp_path):
+    (tmp_path / "calls").mkdir()
+    with pytest.raises(UserError, match=r"calls: holds no audio file \(\.wav, "):
+        read(tmp_path, kind="folder", path="calls")
+    with pytest.raises(UserError, match=r"absent: not a folder; set ingest\.root"):
+        read(tmp_path, kind="folder", path="absent")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"kind": "folder", "reference": "text"}, "kind folder has no texts"),
+        ({"kind": "table", "speaker_level": 2}, "speaker_level belongs to kind folder"),
+        ({"kind": "demo", "reference": "strong"}, "every row of kind demo has a text"),
+    ],
+)
+def test_options_of_untold_corpora_that_do_not_fit_are_refused(given, said):
+    with pytest.raises(ValidationError, match=said):
+        Corpus(name="c", path=".", **given)
+
+
+def test_rows_with_an_empty_text_are_taken_under_reference_strong_alone(tmp_path):
+    lines = []
+    for i, text in enumerate(("some words", "", None, "...")):
+        sound(tmp_path / f"{i}.wav", seed=i)
+        lines.append(json.dumps({"id": f"u{i}", "audio": f"{i}.wav", "text": text, "speaker": f"s{i}"}))
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    rows, rejected = read(tmp_path, kind="table", path="t.jsonl", reference="strong")
+    assert rows["reference"].to_dict() == {"u0": "text", "u1": "strong", "u2": "strong"}
+    assert set(rejected) == {"u3"}
+    rows, rejected = read(tmp_path, kind="table", path="t.jsonl")
+    assert rows["reference"].to_dict() == {"u0": "text"}
+    assert set(rejected) == {"u1", "u2", "u3"}
+
+
+def test_layouts_without_any_text_are_read_under_reference_strong(tmp_path):
+    for i in range(2):
+        sound(tmp_path / f"{i}.wav", seed=i)
+    (tmp_path / "t.csv").write_text("audio,speaker\n0.wav,a\n1.wav,b\n")
+    (tmp_path / "n.json").write_text(
+        "".join(json.dumps({"audio_filepath": f"{i}.wav"}) + "\n" for i in range(2))
+    )
+    (tmp_path / "wav.scp").write_text("u0 0.wav\nu1 1.wav\n")
+    for kind, path in (("table", "t.csv"), ("nemo", "n.json"), ("kaldi", ".")):
+        rows, rejected = read(tmp_path, kind=kind, path=path, reference="strong")
+        assert (rows["reference"].tolist(), rejected) == (["strong"] * 2, {}), kind
+        with pytest.raises(UserError, match=r"no column 'text'|text: no such file"):
+            read(tmp_path, kind=kind, path=path)

@@ -29,6 +29,7 @@ from whisper_router.policy.guarantee import (
 )
 from whisper_router.policy.options import GuaranteeOptions
 from whisper_router.policy.promise import guarantee
+from whisper_router.reference import Reference
 
 ROOT = Path(__file__).parents[2]
 DRAWS = 1000
@@ -214,3 +215,32 @@ def test_scores_made_probabilities_on_the_labels_have_the_same_guarantee(simulat
         assert same == promise
         assert threshold == pytest.approx(float(made(plain)))
         assert ((made(scores) >= threshold) == (scores >= plain)).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"tau": 0.1},
+            "With probability 90%, at most 30.0% of all utterances go to tiny.en and differ from base's text "
+            "by more than 10.0% of the words.",
+        ),
+        ({}, "at most 30.0% of all utterances go to tiny.en and differ from base's text."),
+        (
+            {"risk": "weak", "tau": 0.1},
+            "that go to tiny.en differ from base's text by more than 10.0% of the words.",
+        ),
+        ({"risk": "mean_loss"}, "going to tiny.en changes at most 30.0% of base's text an utterance, each"),
+    ],
+)
+def test_without_transcripts_a_promise_is_about_differing_from_the_strong_arm_s_text(given, said, simulation):
+    random = np.random.default_rng(0)
+    pair = simulation.pair_of(random.random(200) < 0.1, np.arange(200))
+    asked, scores, none = options(**{"alpha": 0.3, **given}), random.random(200), np.array([])
+    threshold, promise = guarantee(asked, pair, scores, none, Reference("strong", "tiny.en", "base"))
+    assert said in promise.says
+    same, told = guarantee(asked, pair, scores, none)
+    assert "the weak arm" in told.says
+    assert "base" not in told.says
+    assert threshold == same
+    assert promise.model_copy(update={"says": told.says}) == told

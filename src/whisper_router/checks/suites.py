@@ -11,6 +11,7 @@ import pandas as pd
 
 from whisper_router.audio import WINDOW_S
 from whisper_router.corpus.options import FOLDS, SPLITS
+from whisper_router.reference import told
 from whisper_router.scoring import has_words, normalise
 
 LOOP_RATIO = 2.4  # compression ratio above which Whisper takes a text for a loop
@@ -50,7 +51,7 @@ MANIFEST = (
           *_between("labelled_duration_s", 0.1, WINDOW_S)),
     Check("long_audio_in_test", "Audio over 30 s stands in the test split alone: it has no label.",
           "Run ingest again: it leaves such rows out.", *_between("long_elsewhere", None, 0)),
-    Check("text_not_empty", "References hold words after normalisation.", "Leave out rows without words.",
+    Check("text_not_empty", "Transcripts hold words after normalisation.", "Leave out rows without words.",
           *_between("words", 1, None)),
     Check("speakers_in_one_split", "No speaker stands in two splits.", "Correct the official split column.",
           *_between("splits_of_speaker", None, 1)),
@@ -116,9 +117,12 @@ def manifest_suite(manifest: pd.DataFrame) -> tuple[Check, ...]:
 
 
 def manifest_frame(manifest: pd.DataFrame) -> pd.DataFrame:
-    """The manifest with what its checks read. Expectations leave missing values out."""
+    """The manifest with what its checks read. Expectations leave missing values out: texts that rows without
+    a transcript do not have.
+    """
     text = manifest["text"].map(normalise)
-    words = [len(words.split()) if has_words(words) else 0 for words in text]
+    known = told(manifest)
+    words = text.map(lambda words: len(words.split()) if has_words(words) else 0).where(known)
     duration = manifest["duration_s"].fillna(-1.0)
     long = duration > WINDOW_S
     outside = manifest["split"] != "test"
@@ -132,7 +136,7 @@ def manifest_frame(manifest: pd.DataFrame) -> pd.DataFrame:
         words_per_s=words / duration.where(duration > 0),
         odd_characters=text.map(_odd_characters).where(english, ""),
         splits_of_speaker=manifest.groupby("speaker")["split"].transform("nunique"),
-        splits_of_text=manifest.groupby(text)["split"].transform("nunique"),
+        splits_of_text=manifest.groupby(text)["split"].transform("nunique").where(known),
         splits_of_audio=manifest.groupby("sha256")["split"].transform("nunique"),
     )
 
@@ -147,7 +151,7 @@ def labels_frame(labels: pd.DataFrame, transcripts: pd.DataFrame) -> pd.DataFram
     compression = transcripts.groupby("id")["compression_ratio"].max()
     return labels.assign(
         worst_wer=wer.max(axis=1, skipna=False).fillna(-1.0),
-        best_wer=wer.min(axis=1),
+        best_wer=wer.min(axis=1).where(told(labels)),
         classes_in_split=labels.groupby("split")["label"].transform("nunique"),
         worst_compression=labels["id"].map(compression).astype(float),
     )

@@ -18,17 +18,21 @@ NEMO = {"audio": "audio_filepath", "offset_s": "offset", "duration_s": "duration
 AUDIOFOLDER = {"audio": "file_name", "text": "transcription"}
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 LIBRISPEECH_PART = re.compile(r"(train|dev|test)-[a-z0-9-]+")
+AUDIO_SUFFIXES = (
+    ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".aac", ".webm", ".mkv", ".aiff",
+)  # fmt: skip
 COMMON_VOICE_TAGS = ("age", "gender", "accents", "accent", "variant")
 
 
 def _table(path: Path, corpus: Corpus, made: Path) -> list[Row]:
     """A table with columns of any name."""
-    return renamed(read_table(path, corpus.columns), path.parent, corpus.columns)
+    rows = read_table(path, corpus.columns, texts=not corpus.takes_untold)
+    return renamed(rows, path.parent, corpus.columns)
 
 
 def _nemo(path: Path, corpus: Corpus, made: Path) -> list[Row]:
     """NeMo's JSON lines: audio_filepath, duration, text, offset."""
-    return renamed(read_table(path, NEMO, "jsonl"), path.parent, NEMO)
+    return renamed(read_table(path, NEMO, "jsonl", texts=not corpus.takes_untold), path.parent, NEMO)
 
 
 def _audiofolder(path: Path, corpus: Corpus, made: Path) -> list[Row]:
@@ -40,7 +44,8 @@ def _audiofolder(path: Path, corpus: Corpus, made: Path) -> list[Row]:
     rows: list[Row] = []
     for file in found:
         below = file.parent.relative_to(path)
-        for row in renamed(read_table(file, AUDIOFOLDER), file.parent, AUDIOFOLDER):
+        told = read_table(file, AUDIOFOLDER, texts=not corpus.takes_untold)
+        for row in renamed(told, file.parent, AUDIOFOLDER):
             named = (below / row["named"]).as_posix()
             rows.append({"split": split_named(below.name), **row, "named": named})
     return rows
@@ -118,10 +123,14 @@ def _kaldi(path: Path, corpus: Corpus, made: Path) -> list[Row]:
                 found.append((first, rest[0].strip() if rest else ""))
         return found
 
-    texts, wavs = table("text"), dict(table("wav.scp"))
+    untold = corpus.takes_untold and not (path / "text").is_file()
+    texts, wavs = [] if untold else table("text"), dict(table("wav.scp"))
     speakers = dict(table("utt2spk")) if (path / "utt2spk").is_file() else None
     segmented = (path / "segments").is_file()
-    segments = dict(table("segments")) if segmented else {id_: id_ for id_, _ in texts}
+    segments = dict(table("segments")) if segmented else {id_: id_ for id_ in wavs}
+    if corpus.takes_untold:
+        known = dict(texts)
+        texts = [(id_, known.get(id_, "")) for id_ in (segments if segmented else wavs)]
     for id_, text in texts:
         recording, *span = segments.get(id_, "").split()[:3] or [""]
         audio = wavs.get(recording, "")
@@ -216,6 +225,25 @@ def _cut_rows(cut: Any, base: Path) -> Iterator[Row]:
         }
 
 
+def _folder(path: Path, corpus: Corpus, made: Path) -> list[Row]:
+    """Audio files without texts, in a folder and all below it; a folder's name is the speaker."""
+    if not path.is_dir():
+        raise UserError(f"{path}: not a folder; set ingest.root and the path of corpus {corpus.name}")
+    level = corpus.speaker_level or 1
+    rows: list[Row] = []
+    for file in sorted(path.rglob("*")):
+        below = file.relative_to(path)
+        hidden = any(part.startswith(".") for part in below.parts)
+        if hidden or file.suffix.lower() not in AUDIO_SUFFIXES or not file.is_file():
+            continue
+        folders = below.parts[:-1]
+        speaker = folders[level - 1] if len(folders) >= level else None
+        rows.append({"audio": str(file), "named": below.as_posix(), "speaker": speaker})
+    if not rows:
+        raise UserError(f"{path}: holds no audio file ({', '.join(AUDIO_SUFFIXES)}), nor does a folder in it")
+    return rows
+
+
 FORMATS: dict[str, Callable[[Path, Corpus, Path], list[Row]]] = {
     "table": _table,
     "nemo": _nemo,
@@ -224,4 +252,5 @@ FORMATS: dict[str, Callable[[Path, Corpus, Path], list[Row]]] = {
     "commonvoice": _common_voice,
     "kaldi": _kaldi,
     "lhotse": _lhotse,
+    "folder": _folder,
 }

@@ -23,6 +23,7 @@ from whisper_router.environment import cores
 from whisper_router.errors import UserError
 from whisper_router.files import write_text
 from whisper_router.hashing import canonical_json
+from whisper_router.reference import text_keys
 from whisper_router.scoring import has_words, normalise
 from whisper_router.store import ContentStore
 
@@ -39,6 +40,7 @@ COLUMNS = (
     "split",
     "language",
     "tags",
+    "reference",
     "level_db",
     "clipped",
 )
@@ -96,6 +98,8 @@ def _span(row: Row) -> Span | Bad:
 def _text_fault(row: Row, corpus: Corpus) -> Bad | None:
     if row.get("fault"):
         return Bad("line", row["fault"])
+    if corpus.takes_untold and not row["text"].strip():
+        return None
     words = len(normalise(row["text"]).split())
     if not has_words(row["text"]):
         return Bad("text", f"text {row['text']!r} is empty after normalisation")
@@ -224,6 +228,7 @@ def usable(rows: Sequence[Row], examined: Sequence[Row | Bad]) -> tuple[list[Row
 def to_manifest(kept: Sequence[Row], options: IngestOptions) -> pd.DataFrame:
     """Good rows, sorted by id; a row without a speaker belongs to its recording."""
     manifest = pd.DataFrame(kept).sort_values("id", ignore_index=True)
+    manifest["reference"] = ["text" if text.strip() else "strong" for text in manifest["text"]]
     recording = manifest["audio"].map(
         lambda path: composed(Path(os.path.relpath(path, options.root)).as_posix())
     )
@@ -248,10 +253,11 @@ def ingest(
         ``COLUMNS``, sorted by id. Rows over 30 s are in the test split alone.
     list of Rejected
         Rows left out: those of ``read_corpora``; texts, audio and speakers of another corpus that stand in a
-        split of higher priority; audio over 30 s in another split than test, since it has no label.
+        split of higher priority (of rows without a text nobody knows yet what is said); audio over 30 s in
+        another split than test, since it has no label.
     """
     manifest, rejected = read_corpora(options, audio_dir)
-    texts = manifest["text"].map(normalise)
+    texts = text_keys(manifest)
     manifest, left_out, notes = into_splits(manifest, options, texts, cross_validate_below)
     for note in notes:
         print(f"ingest: {note}")

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from whisper_router.audio import MAX_SECONDS
+from whisper_router.reference import ReferenceKind
 
 COLUMNS = ("id", "audio", "text", "speaker", "split", "offset_s", "duration_s", "language")
 SPLITS = ("train", "dev", "calibration", "test")
@@ -41,15 +42,25 @@ def split_named(name: str) -> str | None:
 
 
 class Corpus(BaseModel):
-    """One corpus: the demo's sentences, or audio files with transcripts in one of the usual layouts."""
+    """One corpus: the demo's sentences, or audio files, with transcripts in one of the usual layouts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", max_length=100)
-    kind: Literal["demo", "table", "nemo", "audiofolder", "librispeech", "commonvoice", "kaldi", "lhotse"]
+    kind: Literal[
+        "demo", "table", "nemo", "audiofolder", "librispeech", "commonvoice", "kaldi", "lhotse", "folder"
+    ]
     path: str = Field(description="file or folder, below ingest.root")
     columns: dict[str, str] = Field({}, description="table: what audio, text, speaker, ... are called there")
     recordings: str | None = Field(None, description="lhotse: recordings beside the supervisions in path")
+    reference: ReferenceKind | None = Field(
+        None,
+        description="strong: rows with an empty text are taken, and the strong arm's text is their "
+        "reference; folder: strong, else text",
+    )
+    speaker_level: int | None = Field(
+        None, ge=1, description="folder: which folder below path is the speaker, counted from path; 1"
+    )
     min_words: int | None = Field(None, ge=1, description="of a text; commonvoice: 3, else 1")
     max_train_duration_s: float | None = Field(None, gt=0, description="longer clips of train are left out")
     utterances: int | None = Field(None, ge=1, description="take a sample of this size; all if absent")
@@ -63,10 +74,23 @@ class Corpus(BaseModel):
             raise ValueError(f"corpus {self.name}: columns belong to kind table, not {self.kind}")
         if self.recordings and self.kind != "lhotse":
             raise ValueError(f"corpus {self.name}: recordings belong to kind lhotse, not {self.kind}")
+        if self.speaker_level and self.kind != "folder":
+            raise ValueError(f"corpus {self.name}: speaker_level belongs to kind folder, not {self.kind}")
+        if self.kind == "folder" and self.reference == "text":
+            raise ValueError(
+                f"corpus {self.name}: kind folder has no texts; leave reference out, or use another kind"
+            )
+        if self.kind == "demo" and self.reference == "strong":
+            raise ValueError(f"corpus {self.name}: every row of kind demo has a text; leave reference out")
         unknown = sorted(set(self.columns) - set(COLUMNS))
         if unknown:
             raise ValueError(f"corpus {self.name}: columns: {unknown[0]!r} is none of {', '.join(COLUMNS)}")
         return self
+
+    @property
+    def takes_untold(self) -> bool:
+        """Whether rows with an empty text are taken."""
+        return self.kind == "folder" or self.reference == "strong"
 
     @property
     def fewest_words(self) -> int:

@@ -54,6 +54,7 @@ def read_table(
     form: str | None = None,
     needed: Sequence[str] = (),
     most: int | None = None,
+    texts: bool = True,
 ) -> list[Row]:
     """Rows of a table; absent values are left out of a row.
 
@@ -67,6 +68,8 @@ def read_table(
         Columns that the format must have, so that a file of it may be empty.
     most : int, optional
         Read only so many rows.
+    texts : bool
+        Whether there must be a column with texts.
 
     Raises
     ------
@@ -86,7 +89,7 @@ def read_table(
         raise UserError(f"{path}: holds no rows")
     present = list(dict.fromkeys(key for row in rows if "fault" not in row for key in row))
     wanted = {"audio": columns.get("audio", "audio"), "text": text, **{name: name for name in needed}}
-    missing = [ours for ours, theirs in wanted.items() if theirs not in present]
+    missing = [ours for ours, theirs in wanted.items() if theirs not in present and (texts or ours != "text")]
     if present and missing:
         raise UserError(_lacking(path, rows, present, columns, wanted, missing))
     return rows

@@ -24,8 +24,9 @@ from whisper_router.features.signal import SIGNAL_NAMES
 from whisper_router.features.store import FeatureReader, write_features
 from whisper_router.files import read_json, read_parquet, replacing
 from whisper_router.hashing import digest
-from whisper_router.labelling import Work, compute, plan_work, utterances
+from whisper_router.labelling import Work, compute, plan_work, reference_texts, utterances
 from whisper_router.paths import ARMS, DATA, LABELS, MANIFEST, TRANSCRIPTS
+from whisper_router.reference import measured
 from whisper_router.scoring import normalise
 from whisper_router.store import ContentStore
 
@@ -57,12 +58,14 @@ class Corpus:
         for path in (LABELS, TRANSCRIPTS, MANIFEST, ARMS):
             if not path.exists():
                 raise UserError(f"{path}: not there yet; run `whisper-router run` first")
-        labels = read_parquet(LABELS).reset_index(drop=True)
+        labels = measured(read_parquet(LABELS)).reset_index(drop=True)
         manifest = read_parquet(MANIFEST).set_index("id").loc[labels["id"]].reset_index()
-        labels = labels.assign(text=manifest["text"].map(normalise))
+        transcripts = read_parquet(TRANSCRIPTS)
+        texts = reference_texts(manifest, transcripts)
+        labels = labels.assign(text=[normalise(texts[id_]) for id_ in labels["id"]])
         arms = read_json(ARMS)
         dims = {name: Dims(**arm["dims"]) for name, arm in arms.items()}
-        return cls(labels, manifest, read_parquet(TRANSCRIPTS), arm_references(arms), dims)
+        return cls(labels, manifest, transcripts, arm_references(arms), dims)
 
     @cached_property
     def tags(self) -> pd.DataFrame:

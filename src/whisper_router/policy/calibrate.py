@@ -5,6 +5,8 @@ import math
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from whisper_router.reference import ReferenceKind
+
 NEVER_STRONG = 1.000001  # above any score
 
 
@@ -46,6 +48,7 @@ class Calibration(_Part):
 
     utterances: int
     speakers: int
+    reference: ReferenceKind = "text"  # strong: errors are words that differ from the strong arm's text
     strong_share: float
     wer_weak: float
     wer_strong: float

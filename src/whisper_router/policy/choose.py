@@ -9,6 +9,7 @@ from whisper_router.evaluation import Pair, Spent, sweep
 from whisper_router.policy.calibrate import Promise, share_threshold, threshold_after
 from whisper_router.policy.options import CostBudgetOptions, GuaranteeOptions, PolicyOptions, WerBudgetOptions
 from whisper_router.policy.promise import ASSUMES_FOLDS, guarantee
+from whisper_router.reference import TEXT, Reference
 
 Array = np.ndarray
 
@@ -28,6 +29,7 @@ class Sample:
     spent: Spent
     earlier: Array
     folds: Array | None = None
+    reference: Reference = TEXT
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,9 @@ def _wer_budget(options: WerBudgetOptions, sample: Sample) -> Chosen:
     meaning = (
         f"the largest saving in {options.currency} whose WER is at most {options.points:g} points "
         "above always-strong's"
+        if sample.reference.is_text
+        else f"the largest saving in {options.currency} at which at most {options.points:g} % of the words "
+        f"differ from {sample.reference.strong}'s text"
     )
     return Chosen(float(thresholds[best]), options.points / 100, "wer_rise", meaning)
 
@@ -94,12 +99,15 @@ def _best_wer(sample: Sample) -> Chosen:
     best = int(np.argmin(wer))  # of equals the one that sends the least to strong
     meaning = (
         "the lowest WER on these utterances, which new ones will hardly reach: it is the luckiest of many"
+        if sample.reference.is_text
+        else f"the fewest utterances to {sample.reference.strong} at which no word here differs from its "
+        "text; without transcripts nothing can be better"
     )
     return Chosen(float(thresholds[best]), round(float(wer[best]), 6), "wer_routed", meaning)
 
 
 def _guarantee(options: GuaranteeOptions, sample: Sample) -> Chosen:
-    threshold, promise = guarantee(options, sample.pair, sample.scores, sample.earlier)
+    threshold, promise = guarantee(options, sample.pair, sample.scores, sample.earlier, sample.reference)
     if sample.folds is not None:
         promise = promise.model_copy(update={"assumes": f"{promise.assumes} {ASSUMES_FOLDS}"})
     return Chosen(threshold, options.alpha, promise.figure, promise.says, promise)

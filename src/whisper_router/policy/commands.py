@@ -34,24 +34,18 @@ def show_policies(console: Console, policies: Mapping[str, Any], title: str) -> 
     from whisper_router.report.words import KIND_NAMES, percent
 
     table = Table(title=title)
-    for column in (
-        "policy",
-        "threshold",
-        "to strong",
-        "WER",
-        "above strong's",
-        "weak and worse",
-        "saving in macs",
-    ):
+    told = next(iter(policies.values())).calibration.reference == "text"
+    about = ("WER", "above strong's", "weak and worse") if told else ("differs", "", "weak and differs")
+    for column in ("policy", "threshold", "to strong", *filter(None, about), "saving in macs"):
         table.add_column(column, justify="left" if column == "policy" else "right")
     for name, policy in policies.items():
         figures = {key: figure.model_dump() for key, figure in policy.calibration.figures.items()}
-        shown = (
-            percent(figures[key]) if key in figures else "-"
-            for key in ("strong_share", "wer_routed", "wer_rise", "harm_all", "saving_macs")
-        )
+        keys = ("strong_share", "wer_routed", *(["wer_rise"] if told else []), "harm_all", "saving_macs")
+        shown = (percent(figures[key]) if key in figures else "-" for key in keys)
         table.add_row(f"{name}\n{KIND_NAMES[policy.kind]}", f"{policy.threshold:.4f}", *shown)
     console.print(table)
+    if not told:
+        console.print("  no transcripts: what differs are words, from the strong arm's text")
     few = next(iter(policies.values())).calibration.figures["wer_routed"].interval
     if isinstance(few, str):
         console.print(f"  no intervals: {few}", highlight=False)

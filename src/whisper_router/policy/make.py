@@ -62,6 +62,7 @@ def make_policy(name: str, options: PolicyOptions, sample: Sample, bound: Bound)
         calibration=Calibration(
             utterances=len(sample.scores),
             speakers=pair.n_speakers,
+            reference=sample.reference.kind,
             **{key: made[key]["value"] for key in ("strong_share", "wer_weak", "wer_strong", "wer_routed")},
             figures={
                 key: Figure.model_validate(made[key]) for key in dict.fromkeys([*target, *SHOWN, *savings])
@@ -78,6 +79,8 @@ def policy_metrics(
 ) -> dict[str, Any]:
     """All figures of a policy on other utterances; ``target``: what was asked, what came, if it is met.
 
+    Whether it is met is not said where the policy was calibrated against another ``reference``.
+
     Parameters
     ----------
     thresholds : float or ndarray, optional
@@ -86,7 +89,9 @@ def policy_metrics(
     tau = (policy.promise.tau if policy.promise else None) or 0.0
     made = metrics_at(sample, policy.threshold if thresholds is None else thresholds, tau, resamples, seed)
     found = made.get(policy.figure, {}).get("value")
-    bounds = found is not None and policy.figure != "wer_routed"
+    same = policy.calibration.reference == sample.reference.kind
+    bounds = found is not None and policy.figure != "wer_routed" and same
+    made["reference"] = sample.reference.kind
     if sample.folds is not None:
         made["counts"]["folds"] = len(np.unique(sample.folds))
     made["target"] = {

@@ -26,6 +26,7 @@ from whisper_router.policy.guarantee import (
     upper_bound,
 )
 from whisper_router.policy.options import GuaranteeOptions
+from whisper_router.reference import TEXT, Reference
 
 Array = np.ndarray
 
@@ -50,7 +51,9 @@ def losses(pair: Pair, options: GuaranteeOptions) -> Array:
     return np.clip(lost, 0, 1) if options.risk == "mean_loss" else (lost > options.tau + 1e-9).astype(float)
 
 
-def guarantee(options: GuaranteeOptions, pair: Pair, scores: Array, earlier: Array) -> tuple[float, Promise]:
+def guarantee(
+    options: GuaranteeOptions, pair: Pair, scores: Array, earlier: Array, reference: Reference = TEXT
+) -> tuple[float, Promise]:
     """The threshold that sends most to the weak arm and keeps the promise, and the promise.
 
     Parameters
@@ -58,6 +61,8 @@ def guarantee(options: GuaranteeOptions, pair: Pair, scores: Array, earlier: Arr
     earlier : ndarray
         Scores of utterances that are not in the calibration set: the grid is their ranks, so that it stays
         fixed even where scores were made probabilities on the calibration labels. Empty: scores themselves.
+    reference : Reference
+        What the errors are counted against: the promise says it.
 
     Returns
     -------
@@ -106,7 +111,7 @@ def guarantee(options: GuaranteeOptions, pair: Pair, scores: Array, earlier: Arr
         bound = round(float(upper_bound(events[at], counts[at], delta)), 6)
     return threshold_at(GRID[at], known), Promise(
         holds=holds,
-        says=_says(options, holds, units, least, needed),
+        says=_says(options, reference, holds, units, least, needed),
         assumes=ASSUMES[options.unit],
         risk=options.risk,
         alpha=alpha,
@@ -137,17 +142,21 @@ def _enough_speakers(excess: Array, alpha: float, delta: float) -> int | None:
     return math.ceil(math.log(1 / delta) / growth) if growth > 0 else None
 
 
-def _says(options: GuaranteeOptions, holds: bool, units: int, least: int, needed: int | None) -> str:
+def _says(
+    options: GuaranteeOptions, reference: Reference, holds: bool, units: int, least: int, needed: int | None
+) -> str:
     alpha, sure = f"{options.alpha:.1%}", f"With probability {1 - options.delta:.0%}"
-    worse = "come out worse than the strong arm's"
+    weak, text = reference.weak, f"{reference.strong}'s text"
+    worse = "come out worse than the strong arm's" if reference.is_text else f"differ from {text}"
     if options.tau and options.risk != "mean_loss":
-        worse += f" by more than {options.tau:.1%} WER"
+        worse += f" by more than {options.tau:.1%} {'WER' if reference.is_text else 'of the words'}"
+    loses = f"loses at most {alpha} WER" if reference.is_text else f"changes at most {alpha} of {text}"
     average = " on average over new speakers" if options.unit == "speaker" else ""
     promise = {
-        "all": f"{sure}, at most {alpha} of all utterances go to the weak arm and {worse}{average}.",
-        "weak": f"{sure}, at most {alpha} of the utterances that go to the weak arm {worse}{average}.",
-        "mean_loss": f"In expectation (not with a probability), going to the weak arm loses at most {alpha} "
-        f"WER an utterance{average}, each counted as at most 100 %.",
+        "all": f"{sure}, at most {alpha} of all utterances go to {weak} and {worse}{average}.",
+        "weak": f"{sure}, at most {alpha} of the utterances that go to {weak} {worse}{average}.",
+        "mean_loss": f"In expectation (not with a probability), going to {weak} {loses} an "
+        f"utterance{average}, each counted as at most 100 %.",
     }[options.risk]
     if holds:
         return promise

@@ -21,6 +21,7 @@ from whisper_router.paths import ARMS, DECIDER, LABELS, TRANSCRIPTS
 from whisper_router.policy.calibrate import Bound
 from whisper_router.policy.choose import Sample
 from whisper_router.policy.options import MEASURED
+from whisper_router.reference import TEXT, Reference, kind_of, measured, told
 from whisper_router.scoring import NORMALISER
 
 
@@ -62,6 +63,12 @@ class Labelled:
     costs: Measured | None
 
     @property
+    def reference(self) -> Reference:
+        """What the errors are counted against."""
+        kind = kind_of(self.labels)
+        return TEXT if kind == "text" else Reference(kind, **self.models)
+
+    @property
     def models(self) -> dict[str, str]:
         """The arms' names."""
         return {name: arm["model"] for name, arm in self.arms.items()}
@@ -82,15 +89,24 @@ class Labelled:
         )
 
 
-def rows_of(labels: pd.DataFrame, split: str) -> pd.DataFrame:
-    """The rows of a split; where it has none, those that are cross-validated stand in for it."""
+def rows_of(labels: pd.DataFrame, split: str, untold: bool = False) -> pd.DataFrame:
+    """The rows of a split that figures are of: those with transcripts, or all where none has one.
+
+    Where the split has no row, those that are cross-validated stand in for it.
+
+    Parameters
+    ----------
+    untold : bool
+        Those without transcripts instead.
+    """
     own = labels[labels["split"] == split]
-    return (labels[labels["split"] == FOLDS] if own.empty else own).reset_index(drop=True)
+    rows = labels[labels["split"] == FOLDS] if own.empty else own
+    return (rows[~told(rows)] if untold else measured(rows)).reset_index(drop=True)
 
 
-def read_labelled(params: Params, split: str) -> Labelled:
-    """Labels, transcripts and costs of a split, or of the cross-validated utterances in its stead."""
-    labels = rows_of(read_parquet(LABELS), split)
+def read_labelled(params: Params, split: str, untold: bool = False) -> Labelled:
+    """Labels, transcripts and costs of a split's rows, as ``rows_of`` finds them."""
+    labels = rows_of(read_parquet(LABELS), split, untold)
     return labelled(params, labels, read_parquet(TRANSCRIPTS), read_json(ARMS))
 
 
@@ -127,7 +143,8 @@ def score(
         costs |= decision_costs(part.costs.table, arm, decider_sha256(DECIDER / decider), durations)
     scores, later = scored.scores[: len(ids)], scored.scores[len(ids) :]
     folds = None if scored.folds is None else scored.folds[: len(ids)]
-    sample = Sample(part.pair, scores, spent_on(extractor, costs), later if folds is None else scores, folds)
+    earlier_scores = later if folds is None else scores
+    sample = Sample(part.pair, scores, spent_on(extractor, costs), earlier_scores, folds, part.reference)
     return sample, scored.extractor
 
 

@@ -46,12 +46,14 @@ def frontier(
     currency: str,
     models: Mapping[str, str],
     note: str | None,
+    wer: str = "WER",
 ) -> Draw:
     """WER against cost: each decider's sweep, the chosen policy, and the lines to compare them with."""
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.subplots()
         made = metrics[chosen]
+        strong_name = f"always strong ({models['strong']}{'' if wer == 'WER' else ', the reference'})"
 
         def point(choice: str) -> tuple[float, float]:
             return made[f"{currency}_{choice}"]["value"] * 100, made[f"wer_{choice}"]["value"] * 100
@@ -67,7 +69,7 @@ def frontier(
                 axes.plot(costs * 100, table["wer_routed"] * 100, color=colour, label=f"decider {name}")
         drawn = (
             ("weak", "v", theme.ink, 8, f"always weak ({models['weak']})"),
-            ("strong", "^", theme.ink, 8, f"always strong ({models['strong']})"),
+            ("strong", "^", theme.ink, 8, strong_name),
             ("posthoc", "X", theme.ink, 8, "post-hoc: decode with both"),
             ("random", "o", theme.faint, 6, "random at the policy's share"),
             ("routed", "*", theme.bad, 15, f"policy {chosen}"),
@@ -87,8 +89,8 @@ def frontier(
             )
         axes.set_ylim(*_room(made, [table["wer_routed"] for table in sweeps.values()], y))
         axes.set_xlabel(f"cost, % of always-strong in {currency}\n({CURRENCY_LABEL[currency]})", fontsize=10)
-        axes.set_ylabel("WER on the test split, %")
-        title = "WER against cost"
+        axes.set_ylabel(f"{wer} on the test split, %")
+        title = f"{wer} against cost"
         if isinstance(made["wer_routed"]["interval"], list):
             title += "; bars: 95 % over speakers, cut at the edge"
         axes.set_title(title)
@@ -116,13 +118,20 @@ def draw_frontier(
 
 
 def threshold_sweep(
-    table: pd.DataFrame, made: Mapping[str, Any], threshold: float, currency: str, chosen: str
+    table: pd.DataFrame,
+    made: Mapping[str, Any],
+    threshold: float,
+    currency: str,
+    chosen: str,
+    wer: str = "WER",
 ) -> Draw:
     """Share to strong, WER and cost at every threshold, and where the policy stands."""
     shown = table[np.isfinite(table["threshold"])]
     parts = (
         ("strong_share", "to strong, %", None),
-        ("wer_routed", "WER, %", ("weak", "strong")),
+        ("wer_routed", "WER, %", ("weak", "strong"))
+        if wer == "WER"
+        else ("wer_routed", "words that differ, %", ("weak",)),
         (f"{currency}_routed", f"{currency},\n% of strong", None),
     )
 
@@ -209,8 +218,8 @@ def charted(table: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [row for row in table if row["by"] != "speaker"]
 
 
-def slice_chart(table: Sequence[Mapping[str, Any]]) -> Draw:
-    """WER above always-strong's in each slice, with its interval."""
+def slice_chart(table: Sequence[Mapping[str, Any]], wer: str = "WER") -> Draw:
+    """WER above always-strong's in each slice, with its interval; or the ``wer`` where that has none."""
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.subplots()
@@ -231,7 +240,8 @@ def slice_chart(table: Sequence[Mapping[str, Any]]) -> Draw:
             range(len(rows)), [f"{row['by']} {row['slice']} ({row['utterances']})" for row in rows]
         )
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xlabel("WER above always-strong's, points (left of 0: the router is better)")
+        above = "WER above always-strong's, points (left of 0: the router is better)"
+        axes.set_xlabel(above if wer == "WER" else f"{wer}, %")
         axes.grid(axis="x")
 
     return draw

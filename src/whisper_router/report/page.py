@@ -2,9 +2,10 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
@@ -14,14 +15,15 @@ from markupsafe import Markup
 from whisper_router.findings import Finding
 from whisper_router.params import Params
 from whisper_router.policy.calibrate import Policy
+from whisper_router.reference import TEXT, Reference
 from whisper_router.report.style import DARK, Draw, png
 from whisper_router.report.words import (
     CHOICE_NAMES,
     CHOICES,
     DEMO_NOTE,
-    FIGURE_NAMES,
     KIND_NAMES,
     currencies_of,
+    figure_names,
     is_demo,
     parts,
     percent,
@@ -107,6 +109,8 @@ def page(
     left_out: Sequence[Finding],
     warnings: Sequence[Mapping[str, Any]],
     long: Mapping[str, Any],
+    reference: Reference = TEXT,
+    untold: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """The report.
 
@@ -116,6 +120,10 @@ def page(
         By the name of their PNG file in ``plots``.
     slices : mapping
         ``slices`` and ``confusion`` of the chosen policy, as in metrics/slices.json.
+    reference : Reference
+        What errors are counted against in all but ``untold``.
+    untold : mapping
+        Metrics of the chosen policy on test rows without transcripts, where others have them.
     """
     source = files("whisper_router").joinpath("report", "page.html").read_text()
     environment = jinja2.Environment(
@@ -152,7 +160,11 @@ def page(
         policies=policies,
         all_metrics=metrics,
         kinds=KIND_NAMES,
-        names=FIGURE_NAMES,
+        names=figure_names(reference),
+        reference=reference,
+        wer=reference.wer,
+        untold=untold,
+        differ=replace(reference, kind="strong", **models),
         splits=manifest.groupby("split")
         .agg(utterances=("id", "size"), speakers=("speaker", "nunique"), seconds=("duration_s", "sum"))
         .to_dict("index"),

@@ -6,6 +6,7 @@ from typing import Any
 from whisper_router.cost import CURRENCIES
 from whisper_router.cost_table import MEASURED
 from whisper_router.params import Params
+from whisper_router.reference import Reference
 
 CURRENCY_LABEL = {
     "macs": "cached decoder, all products counted, real contexts and retries",
@@ -35,6 +36,24 @@ FIGURE_NAMES |= {
     f"{name}_by_speaker": f"{FIGURE_NAMES[name]}, each speaker the same"
     for name in ("harm_all", "harm_weak", "mean_loss")
 }
+
+
+def figure_names(reference: Reference) -> dict[str, str]:
+    """How figures are called: without transcripts they are about words that differ."""
+    if reference.is_text:
+        return FIGURE_NAMES
+    text = f"{reference.strong}'s text"
+    names = {
+        "wer_routed": reference.wer,
+        "wer_rise": reference.wer,
+        "harm_all": f"sent to weak and differing from {text}, of all",
+        "harm_weak": f"differing from {text}, of those sent to weak",
+        "mean_loss": f"mean share of the words changed from {text}",
+    }
+    each = {f"{name}_by_speaker": f"{said}, each speaker the same" for name, said in names.items()}
+    return FIGURE_NAMES | names | {name: said for name, said in each.items() if name in FIGURE_NAMES}
+
+
 KIND_NAMES = {
     "fixed": "fixed threshold",
     "strong_share": "share to strong",
@@ -63,7 +82,10 @@ def currencies_of(metrics: Mapping[str, Any], first: str = "macs") -> dict[str, 
 
 
 def summary(metrics: Mapping[str, Any], verified: int) -> dict[str, Any]:
-    """The figures that fit a screen and a `dvc metrics diff`."""
+    """The figures that fit a screen and a `dvc metrics diff`.
+
+    Where the strong arm's text is the reference its WER, 0 by definition, is no figure.
+    """
     names = (
         "accuracy",
         "auroc",
@@ -77,6 +99,7 @@ def summary(metrics: Mapping[str, Any], verified: int) -> dict[str, Any]:
     return {
         **metrics["counts"],
         **{name: metrics[name]["value"] for name in names},
+        **({} if metrics["reference"] == "text" else {"wer_strong": None}),
         "verified_with_router": verified,
     }
 
