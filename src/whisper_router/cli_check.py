@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from whisper_router.planning import ArmTime, Resolution
     from whisper_router.store import ContentStore
 
-Kind = Literal["table", "nemo", "audiofolder", "librispeech", "commonvoice", "kaldi", "lhotse"]
+Kind = Literal["table", "nemo", "audiofolder", "librispeech", "commonvoice", "kaldi", "lhotse", "folder"]
 HEAD_ROWS = 10_000  # of a table, that say whether it has its columns
 EXAMPLES = 3  # of bad rows of a kind
 
