@@ -18,6 +18,7 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from whisper_router.cli import app
+from whisper_router.errors import UserError
 from whisper_router.router import Router
 from whisper_router.store import ContentStore
 
@@ -301,16 +302,20 @@ def test_forgotten_columns_are_told_before_anything_heavy_is_imported(said, argu
 
 def test_run_says_first_what_the_corpora_hold(said, monkeypatch):
     begun = []
-    monkeypatch.setattr("whisper_router.run.run", lambda: begun.append("dvc"))
+
+    def begin() -> None:
+        begun.append("dvc")
+        raise UserError("far enough")
+
+    monkeypatch.setattr("whisper_router.run.run", begin)
     monkeypatch.setattr("whisper_router.asr.weights.find_checkpoint", lambda name: begun.append(name))
-    monkeypatch.setattr("whisper_router.summary.show_summary", lambda console: None)
     corpora = "ingest.corpora=[{name: c, kind: table, path: calls.csv, columns: {audio: file, text: said}}]"
     done = invoke("run", "-S", "ingest.root=.", "-S", corpora)
-    assert done.exit_code == 0, done.stderr
+    assert done.stderr == "whisper-router: far enough\n"
     assert begun[-1] == "dvc"
     first, second, *_ = done.stdout.splitlines()
     assert first.startswith("c: rows 7: 6 good, 1 bad; 0.00 hours, 6 speakers; left out: 1 audio missing")
-    assert second.startswith("  test split: ")
+    assert second.startswith("  cross-validated: ")
     for sound in said.parent.glob("*.wav"):
         sound.unlink()
     begun.clear()

@@ -114,7 +114,7 @@ def test_a_corpus_of_which_one_row_stands_for_many_takes_as_much_longer(rows, ar
         arm_times(rows.assign(weight=weight), arms, None, ContentStore(), probe=True)[0].minutes
         for weight in (1.0, 100.0)
     )
-    assert hundred == pytest.approx(100 * one, rel=0.01)
+    assert hundred == pytest.approx(100 * one, rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def arm_times(
     for name, arm in (("weak", arms.weak), ("strong", arms.strong)):
         minutes, how = _arm_time(name, arm, heard, cost_table, store, probe, seconds)
         if minutes is not None:
-            minutes = round(minutes * float(rows["weight"].sum()) / len(heard), 2)
+            minutes = float(f"{minutes * rows['weight'].sum() / len(heard):.3g}")
         found.append(ArmTime(name, arm.model, minutes, how))
     return found
 
