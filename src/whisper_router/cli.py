@@ -133,8 +133,7 @@ def _each(
     as_json: bool,
     transcribe: bool,
 ) -> None:
-    from tqdm import tqdm
-
+    from whisper_router.progress import progress
     from whisper_router.router import Router
 
     loaded = Router.load(router)
@@ -144,7 +143,7 @@ def _each(
         print(f"calibration split at threshold {known.threshold:.3f}: {said}, {saved}", file=sys.stderr)
     size = loaded.description.batch_size
     failed = 0
-    for start in tqdm(range(0, len(files), size), "files", unit="batch", disable=len(files) <= size):
+    for start in progress(range(0, len(files), size), "files", unit="batch"):
         chunk = files[start : start + size]
         route = loaded.transcribe if transcribe else loaded.decide
         made = route(chunk, threshold, policy)
