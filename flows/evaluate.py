@@ -8,7 +8,6 @@ import pandas as pd
 import torch
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from tqdm import tqdm
 
 from flows.stage import main
 from whisper_router.audio import WINDOW_S
@@ -36,11 +35,13 @@ from whisper_router.policy.calibrate import Policy
 from whisper_router.policy.choose import Sample
 from whisper_router.policy.make import policy_metrics
 from whisper_router.policy.samples import Labelled, read_labelled, score
+from whisper_router.progress import progress
 from whisper_router.report import charts
 from whisper_router.report.page import Chart, page
 from whisper_router.report.style import write_chart
 from whisper_router.report.words import DEMO_NOTE, currencies_of, is_demo, summary
 from whisper_router.report.wrong import most_wrong
+from whisper_router.routed import Routed
 from whisper_router.router import Router
 from whisper_router.slices import confusion, losing, slice_columns, slice_table
 from whisper_router.store import ContentStore
@@ -51,21 +52,24 @@ from whisper_router.wav import wav_bytes
 def verify(router: Router, sample: pd.DataFrame, scores: Mapping[str, float], cached: pd.DataFrame) -> None:
     """Let the packaged Router transcribe; fail where a route or a text is not that of the cache."""
     texts = cached.set_index(["id", "arm"])["hypothesis"]
+    routed, threshold = Routed(router, wav_bytes, ContentStore()), router.policy.threshold
     wrong = []
-    rows, store = utterances(sample), ContentStore()
-    for start in tqdm(range(0, len(rows), 4), "evaluate: verify the router", unit="batch"):
+    rows = utterances(sample)
+    for start in progress(range(0, len(rows), 4), "evaluate: verify the router", unit="batch"):
         chunk = rows[start : start + 4]
-        for row, made in zip(
-            chunk, router.transcribe([wav_bytes(row.load_or_raise(store)) for row in chunk]), strict=True
-        ):
-            arm = "strong" if scores[row.id] >= router.policy.threshold else "weak"
-            if made.error is not None:
-                wrong.append(f"{row.id}: {made.error}")
-            elif made.arm != arm:
+        heard = routed.hear(chunk, ["stays weak", "goes strong"])
+        for row in chunk:
+            (weak,), (strong,) = heard[row.id, "stays weak"], heard[row.id, "goes strong"]
+            made = strong if weak.score is not None and weak.score >= threshold else weak
+            arm = "strong" if scores[row.id] >= threshold else "weak"
+            if made.arm != arm:
                 was = f"cached {arm} (score {scores[row.id]})"
                 wrong.append(f"{row.id}: routed {made.arm} (score {made.score}), {was}")
             elif made.text != texts[row.id, arm]:
                 wrong.append(f"{row.id}: {arm} said {made.text!r}, cached {texts[row.id, arm]!r}")
+            else:
+                continue
+            routed.forget(row)
     if wrong:
         lines = "\n  ".join(wrong)
         raise UserError(

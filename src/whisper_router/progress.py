@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sized
-from typing import TypeVar
+from typing import Never, TypeVar
 
 from tqdm import tqdm
 
@@ -17,7 +17,7 @@ def progress(rows: Iterable[T], title: str, total: int | None = None, *, unit: s
     return tqdm(rows, title, total, leave=False, unit=unit, disable=_disabled(total))
 
 
-def bar(total: int, title: str, *, unit: str = "utt", initial: int = 0, quiet: bool = False) -> "tqdm[None]":
+def bar(total: int, title: str, *, unit: str = "utt", initial: int = 0, quiet: bool = False) -> "tqdm[Never]":
     """A bar that the caller updates.
 
     Parameters
