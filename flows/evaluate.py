@@ -33,13 +33,14 @@ from whisper_router.paths import (
 )
 from whisper_router.policy.calibrate import Policy
 from whisper_router.policy.choose import Sample
+from whisper_router.policy.lines import share
 from whisper_router.policy.make import policy_metrics
 from whisper_router.policy.samples import Labelled, read_labelled, score
 from whisper_router.progress import progress
 from whisper_router.report import charts
 from whisper_router.report.page import Chart, page
 from whisper_router.report.style import write_chart
-from whisper_router.report.words import DEMO_NOTE, currencies_of, is_demo, summary
+from whisper_router.report.words import DEMO_NOTE, FIGURE_NAMES, currencies_of, is_demo, summary
 from whisper_router.report.wrong import most_wrong
 from whisper_router.routed import Routed
 from whisper_router.router import Router
@@ -197,13 +198,15 @@ def evaluate() -> None:
     write_text(REPORT, text)
     print(
         f"evaluate: {len(ids)} test utterances; WER weak {shown['wer_weak']:.1%}, "
-        f"strong {shown['wer_strong']:.1%}, routed {shown['wer_routed']:.1%} with "
-        f"{shown['strong_share']:.0%} sent to strong;\n"
-        f"evaluate: the packaged router agrees with the cache on {len(verified)} utterances"
+        f"strong {shown['wer_strong']:.1%},\n"
+        f"  routed {shown['wer_routed']:.1%} with {shown['strong_share']:.0%} sent to strong\n"
+        f"evaluate: the packaged router says what the stages say of {len(verified)} utterances"
     )
     for name, one in metrics.items():
         if one["target"]["met"] is False:
-            print(f"evaluate: {name} misses its target on the test split: {one['target']}")
+            target, figure = one["target"], FIGURE_NAMES[one["target"]["figure"]]
+            asked = f"{share(target['value'], 1)}, at most {share(target['at_most'], 1)} were asked for"
+            print(f"evaluate: {name} misses its target: {figure} {asked}")
     if worse:
         print(f"evaluate: worse than always-strong beyond doubt: {', '.join(worse)}")
     if long["counts"]["recordings"]:

@@ -1,6 +1,7 @@
 """Commands: thin over the package."""
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -61,6 +62,9 @@ def run(
         str | None,
         typer.Option(help="Write a preset into params.yaml first: paper, paper-code or paper-compact."),
     ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Stages say intervals and promises in full.")
+    ] = False,
 ) -> None:
     """Run what is not up to date of the DAG: audio -> labels -> decider -> policy -> router -> report.
 
@@ -71,9 +75,12 @@ def run(
     """
     from whisper_router.asr.weights import find_checkpoint
     from whisper_router.params import edit_params, load_params
+    from whisper_router.progress import VERBOSE
     from whisper_router.run import run as run_dag
     from whisper_router.summary import show_summary
 
+    if verbose:
+        os.environ[VERBOSE] = "1"
     if assignments or preset:
         edit_params(preset, assignments)
     params = load_params()
