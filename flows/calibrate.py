@@ -7,8 +7,10 @@ from flows.stage import main
 from whisper_router.files import replacing_folder, write_text
 from whisper_router.params import load_params
 from whisper_router.paths import POLICY
+from whisper_router.policy.lines import policy_details, policy_line
 from whisper_router.policy.make import make_policy
 from whisper_router.policy.samples import ids_of, needs_earlier, read_labelled, score
+from whisper_router.progress import is_verbose
 
 
 @flow(name="calibrate")
@@ -21,20 +23,16 @@ def calibrate() -> None:
         decider: score(params, decider, part, ids_of("dev") if needs_earlier(params, decider) else ())
         for decider in {options.decider: None for options in params.policies.values()}
     }
+    width = max(map(len, params.policies))
     with replacing_folder(POLICY) as folder:
         for name, options in params.policies.items():
             sample, extractor = scored[options.decider]
-            what = "calibration" if sample.folds is None else "cross-validated"
             bound = part.bound(options.decider, extractor, getattr(options, "currency", None))
             policy = make_policy(name, options, sample, bound)
             write_text(folder / f"{name}.json", policy.to_json())
-            print(
-                f"calibrate: {name}: threshold {policy.threshold:.4f} sends "
-                f"{policy.calibration.strong_share:.0%} of {policy.calibration.utterances} "
-                f"{what} utterances to the strong arm"
-            )
-            if policy.promise:
-                print(f"calibrate: {name}: {policy.promise.says}")
+            print(policy_line(policy, width, part.reference))
+            if is_verbose():
+                print(policy_details(policy, part.reference))
 
 
 if __name__ == "__main__":

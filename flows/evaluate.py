@@ -8,7 +8,6 @@ import pandas as pd
 import torch
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from tqdm import tqdm
 
 from flows.stage import main
 from whisper_router.audio import WINDOW_S
@@ -36,14 +35,17 @@ from whisper_router.paths import (
 from whisper_router.policy.calibrate import Policy
 from whisper_router.policy.choose import Sample
 from whisper_router.policy.folds import thresholds
+from whisper_router.policy.lines import share
 from whisper_router.policy.make import policy_metrics
 from whisper_router.policy.samples import Labelled, read_labelled, score
+from whisper_router.progress import progress
 from whisper_router.reference import Reference, told
 from whisper_router.report import charts
 from whisper_router.report.page import Chart, page
 from whisper_router.report.style import write_chart
-from whisper_router.report.words import DEMO_NOTE, currencies_of, is_demo, percent, summary
+from whisper_router.report.words import DEMO_NOTE, currencies_of, figure_names, is_demo, percent, summary
 from whisper_router.report.wrong import most_wrong
+from whisper_router.routed import Routed
 from whisper_router.router import Router
 from whisper_router.slices import confusion, losing, slice_columns, slice_table
 from whisper_router.store import ContentStore
@@ -55,21 +57,24 @@ from whisper_router.wav import wav_bytes
 def verify(router: Router, sample: pd.DataFrame, scores: Mapping[str, float], cached: pd.DataFrame) -> None:
     """Let the packaged Router transcribe; fail where a route or a text is not that of the cache."""
     texts = cached.set_index(["id", "arm"])["hypothesis"]
+    routed, threshold = Routed(router, wav_bytes, ContentStore()), router.policy.threshold
     wrong = []
-    rows, store = utterances(sample), ContentStore()
-    for start in tqdm(range(0, len(rows), 4), "evaluate: verify the router", unit="batch"):
+    rows = utterances(sample)
+    for start in progress(range(0, len(rows), 4), "evaluate: verify the router", unit="batch"):
         chunk = rows[start : start + 4]
-        for row, made in zip(
-            chunk, router.transcribe([wav_bytes(row.load_or_raise(store)) for row in chunk]), strict=True
-        ):
-            arm = "strong" if scores[row.id] >= router.policy.threshold else "weak"
-            if made.error is not None:
-                wrong.append(f"{row.id}: {made.error}")
-            elif made.arm != arm:
+        heard = routed.hear(chunk, ["stays weak", "goes strong"])
+        for row in chunk:
+            (weak,), (strong,) = heard[row.id, "stays weak"], heard[row.id, "goes strong"]
+            made = strong if weak.score is not None and weak.score >= threshold else weak
+            arm = "strong" if scores[row.id] >= threshold else "weak"
+            if made.arm != arm:
                 was = f"cached {arm} (score {scores[row.id]})"
                 wrong.append(f"{row.id}: routed {made.arm} (score {made.score}), {was}")
             elif made.text != texts[row.id, arm]:
                 wrong.append(f"{row.id}: {arm} said {made.text!r}, cached {texts[row.id, arm]!r}")
+            else:
+                continue
+            routed.forget(row)
     if wrong:
         lines = "\n  ".join(wrong)
         raise UserError(
@@ -248,8 +253,9 @@ def evaluate() -> None:
     print(f"evaluate: VERDICT: {verdict.headline}")
     print(
         f"evaluate: {len(ids)} {what} utterances; {part.reference.wer}: weak {shown['wer_weak']:.1%}, "
-        f"{strong_wer}routed {shown['wer_routed']:.1%} with {shown['strong_share']:.0%} sent to strong;\n"
-        f"evaluate: the packaged router agrees with the cache on {len(verified)} utterances"
+        f"{strong_wer}\n"
+        f"  routed {shown['wer_routed']:.1%} with {shown['strong_share']:.0%} sent to strong\n"
+        f"evaluate: the packaged router says what the stages say of {len(verified)} utterances"
     )
     if untold and part.reference.is_text:
         differ = Reference("strong", **part.models).wer
@@ -259,7 +265,9 @@ def evaluate() -> None:
         )
     for name, one in metrics.items():
         if one["target"]["met"] is False:
-            print(f"evaluate: {name} misses its target on the test split: {one['target']}")
+            target, figure = one["target"], figure_names(part.reference)[one["target"]["figure"]]
+            asked = f"{share(target['value'], 1)}, at most {share(target['at_most'], 1)} were asked for"
+            print(f"evaluate: {name} misses its target: {figure} {asked}")
     if worse:
         print(f"evaluate: worse than always-strong beyond doubt: {', '.join(worse)}")
     if long["counts"]["recordings"]:

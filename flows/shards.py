@@ -16,13 +16,13 @@ from prefect.client.schemas import TaskRun
 from prefect.futures import as_completed
 from prefect.task_runners import TaskRunner
 from prefect_dask.task_runners import DaskTaskRunner
-from tqdm import tqdm
 
 from whisper_router.asr.arm import Arm, arm_key
 from whisper_router.asr.reference import ArmReference
 from whisper_router.errors import UserError
 from whisper_router.labelling import WORKERS, Batch, Work, compute
 from whisper_router.params import DaskRunner, Runner, load_params
+from whisper_router.progress import bar
 from whisper_router.store import ContentStore
 
 SHARD_BATCHES = {"in_process": 32, "dask": 4}
@@ -135,14 +135,14 @@ def _on_dask(
 ) -> Iterator[tuple[str, Outcome]]:
     names = {run_shard.submit(reference, shard, work, name, site): name for name, shard in named.items()}
     sizes = {name: sum(len(batch.rows) for batch in shard) for name, shard in named.items()}
-    with tqdm(total=sum(sizes.values()), desc="on Dask", unit="utt") as bar:
+    with bar(sum(sizes.values()), "on Dask") as shown:
         for future in as_completed(list(names)):
             name = names[future]
             try:
                 yield name, future.result()
             except Exception as error:  # whatever befell a worker is that shard's alone
                 yield name, error
-            bar.update(sizes[name])
+            shown.update(sizes[name])
 
 
 def sharded(stage: Flow[[], None]) -> Callable[[], None]:

@@ -1,27 +1,50 @@
 """How a stage's flow is run as a command."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from contextlib import suppress
+from typing import NoReturn, TypeVar
+
+import psutil
+from prefect.exceptions import TerminationSignal
 
 from whisper_router.errors import UserError
 
 Result = TypeVar("Result")
 
 
+INTERRUPTED = 130  # exit code, as of a shell's command
+
+
 class _Expected(logging.Filter):
-    """Keeps Prefect from logging a stack trace for an error that the message explains."""
+    """Keeps Prefect from logging what the stage's own message explains: such errors, and Ctrl-C."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], UserError))
+        expected = record.exc_info and isinstance(record.exc_info[1], UserError)
+        return not (expected or record.getMessage().startswith("Crash detected!"))
 
 
 def main(stage: Callable[[], Result]) -> Result:
-    """Run a flow and return its result; errors that a user can mend are printed without a stack trace."""
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(_Expected())
+    """Run a flow and return its result; errors that a user can mend, and Ctrl-C, show no stack trace."""
+    for logger in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(logger).addFilter(_Expected())
+    name = getattr(stage, "name", stage)
     try:
         return stage()
     except UserError as error:
-        sys.exit(f"{getattr(stage, 'name', stage)}: {error}")
+        sys.exit(f"{name}: {error}")
+    except (KeyboardInterrupt, TerminationSignal):
+        _leave(f"{name}: stopped; the same command goes on from here")
+
+
+def _leave(message: str) -> NoReturn:
+    """End this process at once: batches in work are not waited for, nor is what Prefect still logs."""
+    print(f"\n{message}", file=sys.stderr)
+    for child in psutil.Process().children(recursive=True):  # the server of a stage that runs alone
+        with suppress(psutil.NoSuchProcess):
+            child.terminate()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)

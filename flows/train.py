@@ -65,9 +65,10 @@ def train_one(name: str, params: Params, labels: pd.DataFrame) -> None:
         write_json(folder / "curve.json", curve)
         draw_curve(folder / "curve.png", f"Decider {name} ({options.kind})", curve, options.monitor)
         write_reliability(folder, name, "dev split", scores, dev.labels)
+    best = best_point(curve, options.monitor)
     print(
-        f"train: {name}: {decider.parameters:,} parameters, best of {len(curve)} by dev {options.monitor}: "
-        f"{curve[best_point(curve, options.monitor)]}"
+        f"train: {name}: {decider.parameters:,} parameters, point {best + 1} of {len(curve)}, "
+        f"dev {options.monitor} {curve[best][f'dev_{options.monitor}']:.3f}"
     )
 
 

@@ -1,6 +1,7 @@
 """Commands: thin over the package."""
 
 import json
+import os
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -69,6 +70,9 @@ def run(
         Path | None,
         typer.Option(help="A folder of audio without transcripts: write it into params.yaml as the corpus."),
     ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Stages say intervals and promises in full.")
+    ] = False,
 ) -> None:
     """Run what is not up to date of the DAG: audio -> labels -> decider -> policy -> router -> report.
 
@@ -82,7 +86,10 @@ def run(
     whisper-router run --audio /data/calls
     """
     from whisper_router.params import edit_params, folder_corpus, load_params
+    from whisper_router.progress import VERBOSE
 
+    if verbose:
+        os.environ[VERBOSE] = "1"
     if audio is not None:
         assignments = [*folder_corpus(audio), *assignments]
     if assignments or preset:

@@ -105,8 +105,7 @@ def _each(
     output: Path | None = None,
     transcribe: bool = True,
 ) -> None:
-    from tqdm import tqdm
-
+    from whisper_router.progress import progress
     from whisper_router.reference import Reference
     from whisper_router.router import Router
     from whisper_router.serving.default import default_router
@@ -120,7 +119,7 @@ def _each(
         print(f"calibration split at threshold {known.threshold:.3f}: {said}, {saved}", file=sys.stderr)
     size = loaded.description.batch_size
     failed = 0
-    for start in tqdm(range(0, len(files), size), "files", unit="batch", disable=len(files) <= size):
+    for start in progress(range(0, len(files), size), "files", unit="batch"):
         chunk = files[start : start + size]
         route = loaded.transcribe if transcribe else loaded.decide
         rows: Sequence[Any] = route(chunk, threshold, policy)

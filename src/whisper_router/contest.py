@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from tqdm import tqdm
 
 from whisper_router import registered_model
 from whisper_router.audio import WINDOW_S
@@ -22,6 +21,7 @@ from whisper_router.errors import UserError
 from whisper_router.files import read_json, replacing, write_text
 from whisper_router.hashing import digest
 from whisper_router.labelling import utterances
+from whisper_router.progress import bar
 from whisper_router.promotion import MODEL
 from whisper_router.scoring import word_errors
 from whisper_router.serving.uri import router_folder, use_registry
@@ -171,10 +171,10 @@ def side_by_side(versions: Sequence[str], rows: pd.DataFrame) -> list[Performanc
     runs = [_Run.start(version, rows, audio) for version in versions]
     total = len(runs) * rows["sha256"].nunique()
     try:
-        with tqdm(desc=f"gate: versions {', '.join(versions)}", total=total, unit="utt") as bar:
+        with bar(total, f"gate: versions {', '.join(versions)}") as shown:
             while [run for run in runs if run.runs()]:
                 time.sleep(0.5)
-                bar.update(sum(run.done() for run in runs) - bar.n)
+                shown.update(sum(run.done() for run in runs) - shown.n)
     finally:
         for run in runs:
             run.process.kill()

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from whisper_router.asr.arm import Arm, log_mel
 from whisper_router.asr.decoding import Hypothesis
@@ -44,6 +43,7 @@ from whisper_router.labelling import WORKERS, Utterance, Work, utterances
 from whisper_router.machine import describe_machine
 from whisper_router.params import Params
 from whisper_router.paths import DECIDER
+from whisper_router.progress import progress
 from whisper_router.store import ContentStore
 
 REPEATS = 3
@@ -304,18 +304,18 @@ def measure_table(params: Params, manifest: pd.DataFrame) -> CostTable:
     checkpoints = {name: find_checkpoint(arm.model) for name, arm in options.items()}
     plans = {
         name: plan_arm(checkpoints[name], arm.decode, rows, batch_size)
-        for name, arm in tqdm(options.items(), "cost: warm up", unit="arm")
+        for name, arm in progress(options.items(), "cost: warm up", unit="arm")
     }
     every = [batch for plan in plans.values() for batch in plan]
     times: dict[Batch, list[Times]] = {batch: [] for batch in every}
-    for batch in tqdm([*every] * REPEATS, f"cost: {REPEATS} repeats", unit="batch"):
+    for batch in progress([*every] * REPEATS, f"cost: {REPEATS} repeats", unit="batch"):
         times[batch] += everywhere(batch.run)
 
     arms: dict[str, ArmCosts] = {}
     checks: dict[str, Check] = {}
     loaded: dict[str, Arm] = {}
     energy = Energy(kind="not measured", how="codecarbon is not installed: pip install codecarbon")
-    for name, plan in tqdm(plans.items(), "cost: energy and check", unit="arm"):
+    for name, plan in progress(plans.items(), "cost: energy and check", unit="arm"):
         watts = None
         if can_measure():
             watts, reading = measure_watts(plan[0])
@@ -335,7 +335,7 @@ def measure_table(params: Params, manifest: pd.DataFrame) -> CostTable:
         checks[name] = check_arm(loaded[name], rows, batch_size, arms[name])
     deciders = {
         name: measure_decision(name, extractor, loaded, rows, batch_size)
-        for name, extractor in tqdm(trained(params, arms).items(), "cost: deciders", unit="decider")
+        for name, extractor in progress(trained(params, arms).items(), "cost: deciders", unit="decider")
     }
     return CostTable(
         machine=describe_machine(),

@@ -14,7 +14,6 @@ from typing import TypeVar
 import pandas as pd
 import psutil
 import torch
-from tqdm import tqdm
 
 from whisper_router.asr.reference import ArmReference
 from whisper_router.decider.folds import Fold
@@ -27,6 +26,7 @@ from whisper_router.errors import UserError
 from whisper_router.features.live import LiveReader
 from whisper_router.features.options import EncoderExtractor
 from whisper_router.labelling import WORKERS
+from whisper_router.progress import progress
 
 BASE_BYTES = 2 << 30  # of a training process, beside the copies of its batch
 COPIES = 4  # the batch and the one read ahead, each once as read and once padded
@@ -106,7 +106,7 @@ def in_processes(work: Callable[[T], R], jobs: Sequence[T], workers: int, title:
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_watch) as pool:
         pending = {pool.submit(work, job): number for number, job in enumerate(jobs)}
         try:
-            for done in tqdm(as_completed(pending), title, len(jobs), unit="training"):
+            for done in progress(as_completed(pending), title, len(jobs), unit="training"):
                 made[pending[done]] = done.result()
         except BrokenProcessPool as error:
             raise UserError(

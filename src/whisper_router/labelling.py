@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from whisper_router.asr.arm import Arm, arm_key, plan_batches
 from whisper_router.asr.decoding import Attempt, Hypothesis
@@ -20,6 +19,7 @@ from whisper_router.environment import cores
 from whisper_router.errors import UserError
 from whisper_router.features.extractors import extractor_key, feature_frames, pool_states
 from whisper_router.features.options import EncoderExtractor
+from whisper_router.progress import bar
 from whisper_router.reference import told
 from whisper_router.scoring import has_words, word_errors
 from whisper_router.store import ContentStore
@@ -241,18 +241,21 @@ def compute(
         Reasons by id, for utterances whose audio could not be read.
     """
     errors: dict[str, str] = {}
-    with (
-        ThreadPoolExecutor(threads) as pool,
-        tqdm(total=sum(len(batch.rows) for batch in batches), desc=title, unit="utt", disable=quiet) as bar,
-    ):
-        pending = [pool.submit(_compute_batch, arm, batch, work, store) for batch in batches]
-        try:
-            for done in as_completed(pending):
+    pool = ThreadPoolExecutor(threads)
+    wait = True
+    try:
+        with bar(sum(len(batch.rows) for batch in batches), title, quiet=quiet) as shown:
+            for done in as_completed(
+                [pool.submit(_compute_batch, arm, batch, work, store) for batch in batches]
+            ):
                 size, failed = done.result()
                 errors |= failed
-                bar.update(size)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+                shown.update(size)
+    except KeyboardInterrupt:
+        wait = False  # whoever stops a run does not want to see its batches through
+        raise
+    finally:
+        pool.shutdown(wait=wait, cancel_futures=True)
     return errors
 
 

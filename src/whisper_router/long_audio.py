@@ -9,20 +9,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from whisper_router.audio import Audio
-from whisper_router.decision import Transcript
 from whisper_router.errors import UserError
 from whisper_router.evaluation import with_intervals
-from whisper_router.hashing import code_hash, digest
 from whisper_router.labelling import Utterance, utterances
+from whisper_router.progress import progress
 from whisper_router.reference import told
+from whisper_router.routed import Routed, Window
 from whisper_router.router import Router
 from whisper_router.scoring import has_words, word_errors
 from whisper_router.store import ContentStore
 
-CHOICES = {"weak": "weak", "strong": "strong", "routed": None}  # policies; None is the router's own
+CHOICES = ("weak", "strong", "routed")
 
 
 @dataclass(frozen=True)
@@ -33,43 +32,24 @@ class Heard:
     windows: int
     strong_s: float  # seconds of the windows that went to the strong arm
 
-
-def _key(router: Router, choice: str, sha256: str) -> str:
-    bound = router.policy.bound
-    both = [bound.weak_arm, bound.strong_arm]
-    made_by: dict[str, list[object]] = {
-        "weak": [bound.weak_arm],
-        "strong": [bound.strong_arm],
-        "routed": [*both, bound.extractor, bound.decider, router.policy.threshold],
-    }
-    size = router.description.batch_size
-    return digest([choice, made_by[choice], size, code_hash("whisper_router.router"), sha256])
+    @classmethod
+    def of(cls, windows: Sequence[Window]) -> "Heard":
+        """The windows as one."""
+        seconds = sum(window.end_s - window.start_s for window in windows if window.arm == "strong")
+        text = " ".join(window.text for window in windows if window.text)
+        return cls(text, len(windows), round(seconds, 3))
 
 
-def _heard(made: Transcript) -> Heard:
-    strong = [segment for segment in made.segments if segment.arm == "strong"]
-    seconds = sum(segment.end_s - segment.start_s for segment in strong)
-    return Heard(made.text or "", len(made.segments), round(seconds, 3))
-
-
-def _hear(
-    router: Router, row: Utterance, encode: Callable[[Audio], bytes], store: ContentStore
-) -> dict[str, Heard]:
-    """What each choice makes of a recording; from the content store where it is there."""
-    heard: dict[str, Heard] = {}
-    data: bytes | None = None
-    for choice, policy in CHOICES.items():
-        path = store.value_path("routed", _key(router, choice, row.sha256))
-        value = store.read_value(path)
-        if value is None:
-            data = data or encode(row.load_or_raise(store))
-            (made,) = router.transcribe([data], policy=policy)
-            if made.error is not None:
-                raise UserError(made.error)
-            value = vars(_heard(made))
-            store.write_value(path, value)
-        heard[choice] = Heard(**value)
-    return heard
+def _hear(routed: Routed, row: Utterance) -> dict[str, Heard]:
+    """What each choice makes of a recording."""
+    heard = routed.hear([row], ["stays weak", "always strong"])
+    weak, strong = heard[row.id, "stays weak"], heard[row.id, "always strong"]
+    threshold = routed.router.policy.threshold
+    taken = [
+        there if here.score is not None and here.score >= threshold else here
+        for here, there in zip(weak, strong, strict=True)
+    ]
+    return {"weak": Heard.of(weak), "strong": Heard.of(strong), "routed": Heard.of(taken)}
 
 
 def measure_long(
@@ -90,13 +70,12 @@ def measure_long(
         ``counts``, and unless there is no recording ``wer_weak``, ``wer_strong``, ``wer_routed`` and
         ``strong_share`` (of the seconds).
     """
-    store = ContentStore()
+    routed_by = Routed(router, encode, ContentStore())
     heard: dict[str, dict[str, Heard]] = {}
     errors: dict[str, str] = {}
-    bar = tqdm(utterances(rows), "evaluate: audio over 30 s", unit="recording", disable=rows.empty)
-    for row in bar:
+    for row in progress(utterances(rows), "evaluate: audio over 30 s", unit="recording"):
         try:
-            heard[row.id] = _hear(router, row, encode, store)
+            heard[row.id] = _hear(routed_by, row)
         except UserError as error:
             errors[row.id] = str(error)
     for id_, reason in errors.items():

@@ -21,6 +21,7 @@ from whisper_router import environment, installed
 from whisper_router.errors import UserError
 
 START_TIMEOUT_S = 180.0
+STOP_S = 10.0  # for a stage that was interrupted
 ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has one
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # what is asked runs on this machine
 
@@ -162,11 +163,15 @@ def run(*stages: str) -> None:
     """
     environment.prepare()
     installed.refresh()
-    command, variables = dvc_call("repro", *stages)
+    _, variables = dvc_call()
+    command = [sys.executable, "-m", "whisper_router.repro", *stages]
     with prefect_server() as url:
-        code = subprocess.Popen(command, env={**variables, "PREFECT_API_URL": url}).wait()
+        process = subprocess.Popen(command, env={**variables, "PREFECT_API_URL": url})
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:  # it has reached the stage too, which tells the server
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=STOP_S)
+            raise
     if code:
-        raise RunError(f"`dvc repro` stopped with code {code}; the stage's own message stands above")
-    # `dvc repro` links lone files to its cache, but leaves folders as copies
-    command, variables = dvc_call("checkout", "--relink", "--quiet")
-    subprocess.run(command, env=variables, check=False)
+        raise RunError(f"a stage stopped with code {code}; its own message stands above")

@@ -9,10 +9,10 @@ import soundfile
 from hibari import Hibari
 from numpy.typing import NDArray
 from scipy import signal
-from tqdm import tqdm
 
 from whisper_router.audio import SAMPLE_RATE
 from whisper_router.files import replacing
+from whisper_router.progress import progress
 
 Samples = NDArray[np.float64]
 
@@ -240,7 +240,7 @@ def make_demo(sentences: Path, audio_dir: Path, utterances: int, seed: int) -> l
     speakers = _speakers(seed)
     talk = _babble_talk(voice, seed)
     rows = []
-    for text in tqdm(chosen, "demo: speak", unit="utt"):
+    for text in progress(chosen, "ingest: speak the demo"):
         samples, row = _utterance(voice, text, speakers, talk, seed)
         path = audio_dir / f"{row['id']}.flac"
         with replacing(path) as temporary:

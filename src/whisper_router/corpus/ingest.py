@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-from tqdm import tqdm
 
 from whisper_router.audio import SAMPLE_RATE, SILENCE_DB, WINDOW_S, AudioError
 from whisper_router.corpus.demo import make_demo
@@ -23,6 +22,7 @@ from whisper_router.environment import cores
 from whisper_router.errors import UserError
 from whisper_router.files import write_text
 from whisper_router.hashing import canonical_json
+from whisper_router.progress import bar
 from whisper_router.reference import text_keys
 from whisper_router.scoring import has_words, normalise
 from whisper_router.store import ContentStore
@@ -193,7 +193,7 @@ def read_corpora(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame,
     store = ContentStore()
     with (
         ThreadPoolExecutor(cores()) as pool,
-        tqdm(total=len(rows), desc="ingest: decode", unit="utt") as bar,
+        bar(len(rows), "ingest: decode") as shown,
     ):
         groups = list(recordings.values())
         for group, found in zip(
@@ -202,7 +202,7 @@ def read_corpora(options: IngestOptions, audio_dir: Path) -> tuple[pd.DataFrame,
             strict=True,
         ):
             examined |= zip(group, found, strict=True)
-            bar.update(len(group))
+            shown.update(len(group))
     kept, rejected = usable([row for _, row in rows], [examined[i] for i in range(len(rows))])
     if not kept:
         reasons = "; ".join(f"{row.id}: {row.reason}" for row in rejected[:3])

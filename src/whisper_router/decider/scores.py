@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from whisper_router.decider.registry import Decider, load_decider
 from whisper_router.errors import UserError
@@ -16,6 +15,7 @@ from whisper_router.features.reading import PRICED, arms_of, reading_costs
 from whisper_router.files import read_json, read_parquet
 from whisper_router.params import Params
 from whisper_router.paths import ARMS, DECIDER, MANIFEST, TRANSCRIPTS
+from whisper_router.progress import progress
 
 BATCH = 64
 OUT_OF_FOLD = "out_of_fold.parquet"  # in a decider's folder: id, fold and score of each utterance
@@ -34,7 +34,7 @@ class Scores:
 def score_all(decider: Decider, reader: Reader, ids: Sequence[str]) -> Scores:
     """Score utterances; features are read a batch at a time."""
     parts = [ids[i : i + BATCH] for i in range(0, len(ids), BATCH)]
-    scores = [decider.score(reader.batch(part)) for part in tqdm(parts, "score", unit="batch", leave=False)]
+    scores = [decider.score(reader.batch(part)) for part in progress(parts, "score", unit="batch")]
     frames = [reader.frames(id_) for id_ in ids]
     macs = {
         "macs": np.array([decider.macs(count) for count in frames], dtype=np.float64),

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from whisper_router.asr.engine import VERSIONS
 from whisper_router.decider.objectives import targets
@@ -19,6 +18,7 @@ from whisper_router.decider.options import LearningOptions, TrainingOptions
 from whisper_router.errors import UserError
 from whisper_router.features.live import Reader
 from whisper_router.hashing import code_hash, digest
+from whisper_router.progress import bar
 from whisper_router.store import ContentStore
 
 CYCLE_FLOOR = 1e-8  # where the paper's code begins its cycle
@@ -184,7 +184,7 @@ def fit_network(
     size = options.batch_size
     per_epoch = len(plan_epoch(range(len(train.ids)), size))
     steps = options.epochs * per_epoch
-    bar = tqdm(total=steps, initial=len(curve) * per_epoch, desc=title, unit="batch")
+    shown = bar(steps, title, unit="batch", initial=len(curve) * per_epoch)
     while len(curve) < options.epochs:
         kept = best_point(curve, options.monitor) if curve else 0
         if options.patience and len(curve) - 1 - kept >= options.patience:
@@ -208,7 +208,7 @@ def fit_network(
             unweighted = _loss(options, logits.detach().float() - shift, wanted, counts)
             total += unweighted.item() * len(part)
             step += 1
-            bar.update()
+            shown.update()
         dev_loss, dev_error = _validate(network, options, dev, shift)
         point = {"train_loss": total / len(rows), "dev_loss": dev_loss, "dev_error": dev_error}
         if not all(map(math.isfinite, point.values())):
@@ -222,7 +222,7 @@ def fit_network(
         )
         if best_point(curve, options.monitor) == len(curve) - 1:
             best = {name: value.clone() for name, value in network.state_dict().items()}
-        bar.set_postfix(dev_loss=f"{dev_loss:.3f}", dev_error=f"{dev_error:.3f}")
+        shown.set_postfix(dev_loss=f"{dev_loss:.3f}", dev_error=f"{dev_error:.3f}")
         state = {
             "network": network.state_dict(),
             "optimiser": optimiser.state_dict(),
@@ -234,7 +234,7 @@ def fit_network(
         buffer = io.BytesIO()
         torch.save(state, buffer)
         ContentStore.write_training(state_path, buffer.getvalue())
-    bar.close()
+    shown.close()
     network.load_state_dict(best)
     with torch.no_grad():
         network.output.bias -= shift  # type: ignore[operator, union-attr]

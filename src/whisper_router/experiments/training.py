@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from whisper_router.asr.engine import VERSIONS
 from whisper_router.crossval import in_processes
@@ -22,6 +21,7 @@ from whisper_router.features.store import FeatureReader
 from whisper_router.hashing import code_hash, digest
 from whisper_router.labelling import WORKERS
 from whisper_router.params import POOLED
+from whisper_router.progress import progress
 from whisper_router.store import ContentStore
 
 KIND = "experiments"  # of entries in the content store
@@ -117,7 +117,7 @@ def _train(job: Job) -> Trained:
 
 def run_here(jobs: Sequence[Job]) -> list[Trained]:
     """Train a few pooled deciders, which takes less than starting processes."""
-    return [_train(job) for job in tqdm(jobs, "experiments", unit="training")]
+    return [_train(job) for job in progress(jobs, "experiments", unit="training")]
 
 
 def run_jobs(jobs: Sequence[Job]) -> list[Trained]:

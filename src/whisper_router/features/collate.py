@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from whisper_router.asr.blocks import check_blocks
 from whisper_router.asr.reference import ArmReference
@@ -25,6 +24,7 @@ from whisper_router.features.options import EncoderExtractor
 from whisper_router.features.plain import plain_features
 from whisper_router.features.reading import as_vector
 from whisper_router.labelling import WORKERS, Utterance, utterances
+from whisper_router.progress import progress
 from whisper_router.store import ContentStore
 
 Features = Iterator[tuple[str, np.ndarray]]
@@ -92,7 +92,7 @@ def _hf(extractor: HfExtractor, manifest: pd.DataFrame, title: str) -> Features:
 
     lacking = [row for row in rows if not store.encoding_path(row.sha256, *keys).is_file()]
     with ThreadPoolExecutor(WORKERS) as pool:
-        for _ in tqdm(pool.map(lambda row: make(row).shape, lacking), title, len(lacking), unit="utt"):
+        for _ in progress(pool.map(lambda row: make(row).shape, lacking), title, len(lacking)):
             pass
     for row in rows:
         states = store.read_encoding(store.encoding_path(row.sha256, *keys))
@@ -101,6 +101,6 @@ def _hf(extractor: HfExtractor, manifest: pd.DataFrame, title: str) -> Features:
 
 def _logmel(extractor: LogMelExtractor, sources: Sources, title: str) -> Features:
     store, decode = ContentStore(), sources.references["weak"].decode
-    for row in tqdm(utterances(sources.manifest), title, unit="utt"):
+    for row in progress(utterances(sources.manifest), title):
         audio = row.load_or_raise(store)
         yield row.id, pool_mel(weak_mel(audio, decode, sources.dims["weak"].n_mels), audio.size, extractor)

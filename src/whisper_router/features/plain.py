@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from whisper_router.features.extractors import extract
 from whisper_router.features.hypothesis import confidence
 from whisper_router.features.options import ConfidenceExtractor, SignalExtractor
 from whisper_router.labelling import hypothesis_of, utterances
+from whisper_router.progress import progress
 from whisper_router.store import ContentStore
 
 
@@ -23,7 +23,7 @@ def plain_features(
     rows = utterances(manifest)
     if extractor.kind == "signal":
         store = ContentStore()
-        for row in tqdm(rows, title, unit="utt"):
+        for row in progress(rows, title):
             yield row.id, extract(extractor, row.load_or_raise(store))
         return
     weak = {row.id: row for row in transcripts[transcripts["arm"] == "weak"].itertuples()}

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from whisper_router.asr.decoding import Hypothesis
 from whisper_router.asr.reference import ArmReference, arm_references
@@ -36,6 +35,7 @@ from whisper_router.policy.choose import Sample
 from whisper_router.policy.make import make_policy
 from whisper_router.policy.options import FixedOptions
 from whisper_router.policy.samples import labelled, read_labelled, score
+from whisper_router.progress import progress
 from whisper_router.router import Router, write_files
 from whisper_router.store import ContentStore
 from whisper_router.wav import wav_bytes
@@ -72,7 +72,7 @@ def router_scores(router: Router, rows: Sequence[Utterance]) -> np.ndarray:
     """
     store, found = ContentStore(), []
     size = router.description.batch_size
-    for start in tqdm(range(0, len(rows), size), "score", unit="batch"):
+    for start in progress(range(0, len(rows), size), "score", unit="batch"):
         found += router.decide([wav_bytes(row.load_or_raise(store)) for row in rows[start : start + size]])
     for row, decision in zip(rows, found, strict=True):
         if decision.error is not None:

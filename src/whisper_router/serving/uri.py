@@ -1,4 +1,4 @@
-"""Models by MLflow URI."""
+"""Models by MLflow URI. MLflow is imported where it is asked: who routes with a folder does without it."""
 
 import os
 from collections.abc import Iterator
@@ -7,16 +7,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-import mlflow
-from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
-from mlflow.store.artifact.utils.models import get_model_name_and_version
-
 from whisper_router.errors import UserError
 
 
 def use_registry() -> str:
     """Point MLflow at the project's database, unless MLFLOW_TRACKING_URI says otherwise; return the URI."""
+    import mlflow
+
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlruns/mlflow.db').absolute()}"
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
@@ -27,6 +24,8 @@ def use_registry() -> str:
 @contextmanager
 def _known(uri: str) -> Iterator[None]:
     """Ask the project's registry; what it does not know is said by URI and registry."""
+    from mlflow.exceptions import MlflowException
+
     tracking = use_registry()
     try:
         yield
@@ -44,6 +43,9 @@ def router_folder(uri: str) -> Path:
     UserError
         There is no such model, version or alias, or its files are gone.
     """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
     model_version(uri)
     try:
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
@@ -57,6 +59,8 @@ def router_folder(uri: str) -> Path:
 
 def place_of(uri: str) -> str:
     """Where the files of a registered model are, or should be: a local path, or a URI."""
+    from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
+
     return local_path(ModelsArtifactRepository.get_underlying_uri(uri))  # type: ignore[no-untyped-call]
 
 
@@ -73,6 +77,9 @@ def model_version(uri: str) -> tuple[str, str]:
     UserError
         There is no such model, version or alias.
     """
+    import mlflow
+    from mlflow.store.artifact.utils.models import get_model_name_and_version
+
     with _known(uri):
         found = get_model_name_and_version(mlflow.MlflowClient(), uri)  # type: ignore[no-untyped-call]
     return str(found[-1]), "models:/" + "/".join(map(str, found))
