@@ -61,7 +61,7 @@ def stages() -> Iterator[SimpleNamespace]:
 
 def speakers(corpus: str, split: str) -> list[str]:
     """Names that fall into a split."""
-    names = (f"v{i}" for i in range(10_000))
+    names = (f"{corpus}{i}" for i in range(10_000))
     found = (name for name in names if split_by_speaker(f"{corpus}/{name}", Splits()) == split)
     return [next(found) for _ in range(EACH)]
 

@@ -301,6 +301,8 @@ def _minutes(minutes: float) -> str:
 def _told(told: "Resolution") -> str:
     """What the test split can tell."""
     held = f"{told.words:,} words of {told.speakers:,} speakers"
+    if told.words == 0:
+        return f"{told.speakers:,} speakers; what difference they can tell is known once they are transcribed"
     if told.points is None:
         return f"{held}: no difference can be told, an interval takes {told.speakers_needed} speakers"
     return (

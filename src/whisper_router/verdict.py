@@ -119,7 +119,7 @@ class Verdict:
     @property
     def measure(self) -> str:
         """What the rate of a choice counts."""
-        return Reference(self.reference, **self.models).wer
+        return Reference(self.reference, self.models["weak"], self.models["strong"]).wer
 
     def title(self, name: str) -> str:
         """A choice as people call it."""
@@ -385,5 +385,5 @@ def _more(pair: Pair, half: float, margin: float) -> More | None:
 
 def _rounded_up(value: float) -> int:
     """At least the value, with two digits that say something."""
-    step = 10 ** max(math.floor(math.log10(max(value, 1))) - 1, 0)
+    step: int = 10 ** max(math.floor(math.log10(max(value, 1))) - 1, 0)
     return math.ceil(value / step) * step
