@@ -207,7 +207,7 @@ def evaluate() -> None:
     )
     for name, one in metrics.items():
         if one["target"]["met"] is False:
-            print(f"evaluate: {name} misses its target on the test split: {one['target']}")
+            print(f"evaluate: {name} misses its target on {what} utterances: {one['target']}")
     if worse:
         print(f"evaluate: worse than always-strong beyond doubt: {', '.join(worse)}")
     if long["counts"]["recordings"]:
