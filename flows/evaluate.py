@@ -267,7 +267,7 @@ def evaluate() -> None:
         if one["target"]["met"] is False:
             target, figure = one["target"], figure_names(part.reference)[one["target"]["figure"]]
             asked = f"{share(target['value'], 1)}, at most {share(target['at_most'], 1)} were asked for"
-            print(f"evaluate: {name} misses its target: {figure} {asked}")
+            print(f"evaluate: {name} misses its target on {what} utterances: {figure} {asked}")
     if worse:
         print(f"evaluate: worse than always-strong beyond doubt: {', '.join(worse)}")
     if long["counts"]["recordings"]:
