@@ -496,3 +496,19 @@ def test_real_weights(name: str, width: int, heads: int, layers: int, vocabulary
     assert load_whisper(found).dims == ModelDimensions(
         80, 1500, width, heads, layers, vocabulary, 448, width, heads, layers
     )
+
+
+def test_shapes_are_known_without_memory_or_torchs_compiler() -> None:
+    """A subprocess: others of this session may have imported the compiler."""
+    code = """
+import sys, torch
+from whisper.model import ModelDimensions, Whisper
+from whisper_router.asr.weights import _expected_shapes
+dims = ModelDimensions(80, 1500, 64, 2, 2, 51865, 448, 64, 2, 2)
+before = torch.get_rng_state()
+found = _expected_shapes(dims)
+assert torch.equal(before, torch.get_rng_state())
+assert "torch._dynamo" not in sys.modules
+assert found == {name: tensor.shape for name, tensor in Whisper(dims).state_dict().items()}
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import whisper
+from torch.overrides import TorchFunctionMode
 from whisper.model import AudioEncoder, ModelDimensions, TextDecoder, Whisper
 
 from whisper_router.asr import ctranslate2_format
@@ -298,8 +299,26 @@ def _check_state(dims: ModelDimensions, state: dict[str, Any]) -> None:
             )
 
 
+class _Unfilled(TorchFunctionMode):
+    """Puts what is to be filled later on the device ``meta``: it takes no memory and no random numbers.
+
+    There, embeddings, masks and sinusoids would import torch's compiler, which takes seconds: the first two
+    stay unfilled, the last are computed where they are.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if function in (torch.nn.init.normal_, torch.Tensor.triu_):
+            return given["tensor"] if "tensor" in given else args[0]
+        if function is torch.empty:
+            given = {**given, "device": "meta"}
+        return function(*args, **given)
+
+
 def _expected_shapes(dims: ModelDimensions) -> dict[str, torch.Size]:
-    with torch.device("meta"):  # no memory, no random numbers; Whisper itself cannot be built there
+    with _Unfilled():  # Whisper itself cannot be built there
         encoder = AudioEncoder(
             dims.n_mels, dims.n_audio_ctx, dims.n_audio_state, dims.n_audio_head, dims.n_audio_layer
         )
