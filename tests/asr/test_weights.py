@@ -4,6 +4,7 @@ import hashlib
 import io
 import struct
 import subprocess
+import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
