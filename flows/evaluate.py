@@ -43,7 +43,15 @@ from whisper_router.reference import Reference, told
 from whisper_router.report import charts
 from whisper_router.report.page import Chart, page
 from whisper_router.report.style import write_chart
-from whisper_router.report.words import DEMO_NOTE, currencies_of, figure_names, is_demo, percent, summary
+from whisper_router.report.words import (
+    DEMO_NOTE,
+    currencies_of,
+    deciding,
+    figure_names,
+    is_demo,
+    percent,
+    summary,
+)
 from whisper_router.report.wrong import most_wrong
 from whisper_router.routed import Routed
 from whisper_router.router import Router
@@ -206,6 +214,7 @@ def evaluate() -> None:
         write_json(folder / "long.json", long)
         write_json(folder / "unlabelled.json", untold)
         write_json(folder / "summary.json", shown)
+        write_json(folder / "key.json", deciding(metrics[chosen.name], verdict.currency))
         verdict.write(folder / VERDICT.name)
     sweeps = {name: sweep(part.pair, one.scores, one.spent) for name, one in scored.items()}
     note = DEMO_NOTE if is_demo(params) else None

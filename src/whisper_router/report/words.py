@@ -82,7 +82,7 @@ def currencies_of(metrics: Mapping[str, Any], first: str = "macs") -> dict[str, 
 
 
 def summary(metrics: Mapping[str, Any], verified: int) -> dict[str, Any]:
-    """The figures that fit a screen and a `dvc metrics diff`.
+    """The figures that a registered version carries.
 
     Where the strong arm's text is the reference its WER, 0 by definition, is no figure.
     """
@@ -102,6 +102,24 @@ def summary(metrics: Mapping[str, Any], verified: int) -> dict[str, Any]:
         **({} if metrics["reference"] == "text" else {"wer_strong": None}),
         "verified_with_router": verified,
     }
+
+
+def deciding(metrics: Mapping[str, Any], currency: str) -> dict[str, float | None]:
+    """The few figures that decide, for `dvc metrics` and `dvc exp show`; costs are of always-strong's."""
+    figures = {
+        "wer_weak": "wer_weak",
+        "wer_strong": "wer_strong",
+        "wer_routed": "wer_routed",
+        "to_strong": "strong_share",
+        "cost_weak": f"{currency}_weak",
+        "cost_routed": f"{currency}_routed",
+        "auroc": "auroc",
+    }
+    found = {
+        name: None if (value := metrics[figure]["value"]) is None else round(value, 4)
+        for name, figure in figures.items()
+    }
+    return found if metrics["reference"] == "text" else found | {"wer_strong": None}
 
 
 def parts(figure: Mapping[str, Any], digits: int = 1) -> tuple[str, str]:
