@@ -139,6 +139,7 @@ def speakers() -> list[str]:
 def settings(project: Project, arms: dict[str, Any], threshold: float) -> None:
     """Write and commit params.yaml; its gate lets pass whatever saves."""
     document = yaml.safe_load((project.folder / "params.yaml").read_text()) | {
+        "cross_validation": {"below": 0},
         "ingest": {
             "root": "data/corpora",
             "corpora": [{"name": "calls", "kind": "audiofolder", "path": "calls"}],
