@@ -25,7 +25,7 @@ from label_free import MODELS, label
 from policies import OPTIONS, part_of
 from tqdm import tqdm
 
-from whisper_router.crossval import speaker_folds
+from whisper_router.decider.folds import speaker_folds
 from whisper_router.decider.options import LogisticOptions
 from whisper_router.decider.registry import fit_decider
 from whisper_router.decider.training import Examples

@@ -97,7 +97,7 @@ class Verdict:
     policies: int  # how many the calibration split chose from
     currency: str
     tolerance: float  # points of WER
-    models: Mapping[Arm, str]
+    models: Mapping[str, str]
     reference: ReferenceKind
     utterances: int
     speakers: int
@@ -124,7 +124,7 @@ class Verdict:
     def title(self, name: str) -> str:
         """A choice as people call it."""
         if name in self.models:
-            return f"{self.models[name]} alone"  # type: ignore[index]
+            return f"{self.models[name]} alone"
         return f"policy {name}" if name == self.policy else name
 
     def share_words(self, name: str) -> str:
@@ -262,7 +262,7 @@ def choose_policy(candidates: Mapping[str, Candidate], tolerance: float, currenc
 def judge(
     pair: Pair,
     candidates: Mapping[str, Candidate],
-    models: Mapping[Arm, str],
+    models: Mapping[str, str],
     options: VerdictOptions,
     resamples: int,
     seed: int,
