@@ -7,7 +7,10 @@ from mlflow import MlflowClient
 
 from whisper_router.errors import UserError
 from whisper_router.promotion import (
+    LEANING,
     MODEL,
+    SAYS,
+    WORTH,
     Move,
     champion,
     compare,
@@ -72,6 +75,22 @@ def test_what_failed_the_gate_is_promoted_by_force_alone(client):
         promote("2", "please")
     assert champion(client) == "1"
     assert promote("2", "please", force=True).version == "2"
+
+
+def test_what_is_not_worth_serving_is_promoted_by_force_alone(client):
+    says = {WORTH: "weak", LEANING: "weak", SAYS: "do not route. tiny.en alone is better"}
+    for key, value in says.items():
+        client.set_model_version_tag(MODEL, "2", key, value)
+    with pytest.raises(UserError, match=r"(?s)version 2 is not worth serving.*do not route. tiny.en"):
+        promote("2", "please")
+    assert champion(client) is None
+    assert promote("2", "please", force=True).version == "2"
+    assert [(row["verdict"], row["verdict_says"]) for row in models()] == [
+        (None, None),
+        ("weak", says[SAYS]),
+        (None, None),
+    ]
+    assert compare("1", "2")["verdict"] == [("verdict", None, says[SAYS])]
 
 
 def test_unknown_versions_are_refused_with_those_there_are(client):
