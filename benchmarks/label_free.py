@@ -163,7 +163,7 @@ def one_draw(
     scores = {name: scored(side, rows, reader) for name, side in sides.items()}
     for name, side in sides.items():
         sample = replace(side.sample, scores=scores[name], earlier=scores[name][rows["dev"]])
-        here = replace(part_of(sample, rows["calibration"]), reference=sample.reference)
+        here = part_of(sample, rows["calibration"])
         seen = {
             measured: part_of(replace(other.sample, scores=scores[name]), test)
             for measured, other in sides.items()

@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.stage import main
 from whisper_router.corpus.options import FOLDS
-from whisper_router.corpus.splits import people
+from whisper_router.corpus.splits import people, text_keys
 from whisper_router.decider.calibration import expected_calibration_error, reliability
 from whisper_router.decider.curve import draw_curve, draw_reliability
 from whisper_router.decider.folds import Fold, cross_fit, speaker_folds
@@ -23,7 +23,7 @@ from whisper_router.features.open import open_features
 from whisper_router.files import replacing_folder, write_json, write_parquet
 from whisper_router.params import Params, load_params
 from whisper_router.paths import DECIDER, LABELS, MANIFEST
-from whisper_router.reference import measured, text_keys
+from whisper_router.reference import measured
 
 FOLD_SEED = 0
 

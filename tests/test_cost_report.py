@@ -63,7 +63,7 @@ CHOICES = {
     "always weak",
     "always strong",
     "oracle",
-    "post-hoc (decode with both)",
+    "both, the surer text",
     "policy early",
     "policy late",
 }
@@ -213,7 +213,7 @@ def test_an_hour_is_priced_in_every_currency_and_policies_pay_for_their_decision
         hour = {name: row[currency] for name, row in choices.items()}
         assert all(value > 0 for value in hour.values())
         both = hour["always weak"] + hour["always strong"]
-        assert hour["post-hoc (decode with both)"] == pytest.approx(both, abs=0.2)
+        assert hour["both, the surer text"] == pytest.approx(both, abs=0.2)
         assert hour["policy late"] >= hour["always weak"]
 
 

@@ -5,8 +5,6 @@ from typing import Literal
 
 import pandas as pd
 
-from whisper_router.scoring import normalise
-
 ReferenceKind = Literal["text", "strong"]
 
 UNSEEN = (
@@ -27,11 +25,6 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
     """The rows that figures are of: those with transcripts, or all where no row has one. Never both kinds."""
     known = told(table)
     return table[known] if known.any() else table
-
-
-def text_keys(manifest: pd.DataFrame) -> pd.Series:
-    """What two rows have in common where they hold the same text; a row without one has it with no other."""
-    return manifest["text"].map(normalise).where(told(manifest), "\0" + manifest["id"])
 
 
 def kind_of(table: pd.DataFrame) -> ReferenceKind:

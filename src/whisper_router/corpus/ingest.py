@@ -15,7 +15,13 @@ from whisper_router.corpus.formats import FORMATS
 from whisper_router.corpus.names import composed, on_disk, warn_of_look_alikes
 from whisper_router.corpus.options import Corpus, IngestOptions, Kind
 from whisper_router.corpus.probe import Probe, Span, probe_recording
-from whisper_router.corpus.splits import PRIORITY, assign_splits, drop_in_other_corpus, drop_shared
+from whisper_router.corpus.splits import (
+    PRIORITY,
+    assign_splits,
+    drop_in_other_corpus,
+    drop_shared,
+    text_keys,
+)
 from whisper_router.corpus.tables import Row, manifest_rows
 from whisper_router.decode import Limits
 from whisper_router.environment import cores
@@ -23,7 +29,6 @@ from whisper_router.errors import UserError
 from whisper_router.files import write_text
 from whisper_router.hashing import canonical_json
 from whisper_router.progress import bar
-from whisper_router.reference import text_keys
 from whisper_router.scoring import has_words, normalise
 from whisper_router.store import ContentStore
 
