@@ -5,7 +5,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from whisper_router.audio import MAX_SECONDS
-from whisper_router.reference import ReferenceKind
 
 COLUMNS = ("id", "audio", "text", "speaker", "split", "offset_s", "duration_s", "language")
 SPLITS = ("train", "dev", "calibration", "test")
@@ -53,7 +52,7 @@ class Corpus(BaseModel):
     path: str = Field(description="file or folder, below ingest.root")
     columns: dict[str, str] = Field({}, description="table: what audio, text, speaker, ... are called there")
     recordings: str | None = Field(None, description="lhotse: recordings beside the supervisions in path")
-    reference: ReferenceKind | None = Field(
+    reference: Literal["text", "strong"] | None = Field(
         None,
         description="strong: rows with an empty text are taken, and the strong arm's text is their "
         "reference; folder: strong, else text",
