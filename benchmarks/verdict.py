@@ -40,6 +40,7 @@ from whisper_router.verdict import Candidate, Verdict, judge
 
 DOCUMENT = Path("docs/verdict-measured.md")
 FOLDS, SEED, FEW = 5, 0, 60
+SENT = 0.3  # share to strong by which speakers whom routing suits are found
 POLICIES: Mapping[str, Mapping[str, Any]] = {
     "half": {"kind": "strong_share", "share": 0.5},
     "third": {"kind": "strong_share", "share": 0.3},
@@ -55,18 +56,25 @@ def corpora(sample: Sample, names: np.ndarray) -> dict[str, np.ndarray]:
     """Rows of the corpora, by what they are."""
     pair = sample.pair
     random = np.random.default_rng(SEED)
-    lost = np.bincount(pair.speakers, pair.weak_errors - pair.strong_errors)
     words = np.bincount(pair.speakers, pair.words)
-    best = np.bincount(pair.speakers, np.minimum(pair.weak_errors, pair.strong_errors))
-    gain = (np.bincount(pair.speakers, pair.strong_errors) - best) / words  # by choosing the better text
-    weak = np.argsort(lost / words, kind="stable")[: len(lost) // 4]
-    routing = np.argsort(np.where(lost > 0, -gain, 0.0), kind="stable")[: len(lost) // 4]
+    sent = sample.scores >= np.quantile(sample.scores, 1 - SENT)
+    routed = np.where(sent, pair.strong_errors, pair.weak_errors)
+    lost, above, gained = (
+        np.bincount(pair.speakers, difference) / words
+        for difference in (
+            pair.weak_errors - pair.strong_errors,
+            pair.weak_errors - routed,
+            pair.strong_errors - routed,
+        )
+    )
+    weak = np.argsort(lost, kind="stable")[: len(lost) // 4]
+    routing = np.argsort(np.where(above > 0, -gained, np.inf), kind="stable")[: len(lost) // 4]
     return {
         "LibriSpeech, clean": np.flatnonzero(names == "librispeech"),
         "the whole": np.arange(len(pair.words)),
         f"{FEW} utterances": np.sort(random.permutation(len(pair.words))[:FEW]),
         "speakers whom the weak arm suits": np.flatnonzero(np.isin(pair.speakers, weak)),
-        "speakers whose better arm differs by utterance": np.flatnonzero(np.isin(pair.speakers, routing)),
+        "speakers whom routing suits": np.flatnonzero(np.isin(pair.speakers, routing)),
     }
 
 
@@ -142,7 +150,7 @@ def draws_of(sample: Sample, count: int, title: str) -> dict[str, Any]:
         if made.outcome == "open":
             continue
         wer, cost = known[made.outcome]
-        wrong[made.outcome] += wer > best + tolerance
+        wrong[made.outcome] += int(wer > best + tolerance)
         missed += any(w <= best + tolerance and c < cost - 0.02 for w, c in known.values())
     return {
         "outcomes": {name: outcomes[name] for name in ("route", "weak", "strong", "open")},
@@ -164,7 +172,8 @@ def measure(table: Path, draws: int) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         write_features(Path(folder), zip(labels["id"], features, strict=True), {"kind": "confidence"})
         reader = FeatureReader(Path(folder))
-        for name, part in corpora(sample, names.to_numpy()).items():
+        whole = out_of_fold(sample, labels["id"].to_numpy(), labels["id"].tolist(), reader)
+        for name, part in corpora(whole, names.to_numpy()).items():
             ids = labels["id"].iloc[part].tolist()
             own = out_of_fold(part_of(sample, part), labels["id"].to_numpy()[part], ids, reader)
             halves = np.random.default_rng(SEED).permutation(own.pair.n_speakers) % 2

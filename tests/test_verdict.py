@@ -103,6 +103,18 @@ def test_below_ten_speakers_nothing_is_told():
     assert "takes 10 speakers" in made.basis
 
 
+def test_few_utterances_that_lose_are_counted_at_their_upper_bound():
+    """Three of 60 utterances lose a word each by going to the weak arm, none gains: 0.5 points are seen."""
+    pair = make_pair(0.0, 0.0, n=60, speakers=20)
+    pair = replace(pair, weak_errors=(np.arange(60) % 21 == 0).astype(int))
+    made = verdict_of(pair, np.zeros(60, dtype=bool))
+    assert made["weak"].wer == 0.005
+    assert made["weak"].at_most_worse == pytest.approx(8.767 / 600, abs=1e-4)
+    assert made.outcome == "strong"
+    same = verdict_of(replace(pair, weak_errors=pair.strong_errors), np.zeros(60, dtype=bool))
+    assert (same.outcome, same["weak"].at_most_worse) == ("weak", pytest.approx(3.689 / 600, abs=1e-4))
+
+
 def test_a_verdict_is_kept_and_read(tmp_path):
     made = verdict_of(make_pair(0.2, 0.1, n=60), np.arange(60) % 2 == 0)
     made.write(tmp_path / "verdict.json")
