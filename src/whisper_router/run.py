@@ -21,6 +21,7 @@ from whisper_router import environment, installed
 from whisper_router.errors import UserError
 
 START_TIMEOUT_S = 180.0
+AT_ONCE = {"PYTHONUNBUFFERED": "1"}  # a stage's lines reach a log when they are written
 STOP_S = 10.0  # for a stage that was interrupted
 ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has one
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # what is asked runs on this machine
@@ -166,7 +167,7 @@ def run(*stages: str) -> None:
     _, variables = dvc_call()
     command = [sys.executable, "-m", "whisper_router.repro", *stages]
     with prefect_server() as url:
-        process = subprocess.Popen(command, env={**variables, "PREFECT_API_URL": url})
+        process = subprocess.Popen(command, env=variables | {"PREFECT_API_URL": url, **AT_ONCE})
         try:
             code = process.wait()
         except KeyboardInterrupt:  # it has reached the stage too, which tells the server
