@@ -262,8 +262,8 @@ def evaluate() -> None:
     print(f"evaluate: VERDICT: {verdict.headline}")
     print(
         f"evaluate: {len(ids)} {what} utterances; {part.reference.wer}: weak {shown['wer_weak']:.1%}, "
-        f"{strong_wer}\n"
-        f"  routed {shown['wer_routed']:.1%} with {shown['strong_share']:.0%} sent to strong\n"
+        f"{strong_wer}routed {shown['wer_routed']:.1%};\n"
+        f"  {shown['strong_share']:.0%} are sent to strong\n"
         f"evaluate: the packaged router says what the stages say of {len(verified)} utterances"
     )
     if untold and part.reference.is_text:

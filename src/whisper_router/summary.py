@@ -54,9 +54,7 @@ def show_summary(console: Console) -> None:
         highlight=False,
     )
     few = metrics["wer_weak"]["interval"]
-    intervals = (
-        f"No intervals: {few}." if isinstance(few, str) else "95 % intervals by a bootstrap over speakers."
-    )
+    intervals = f"No intervals: {few}." if isinstance(few, str) else "95 % intervals over speakers."
     currencies = list(currencies_of(metrics, verdict.currency))
     console.print(_choices(metrics, reference, currencies, policy))
     console.print(f"  {intervals} Costs are shares of always-strong's.", highlight=False)
