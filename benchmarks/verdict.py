@@ -29,7 +29,7 @@ from whisper_router.decider.folds import speaker_folds
 from whisper_router.decider.options import LogisticOptions
 from whisper_router.decider.registry import fit_decider
 from whisper_router.decider.training import Examples
-from whisper_router.evaluation import routed_cost, sweep
+from whisper_router.evaluation import routed_cost
 from whisper_router.features.store import FeatureReader, write_features
 from whisper_router.files import write_json, write_text
 from whisper_router.machine import cpu_model
@@ -39,7 +39,7 @@ from whisper_router.policy.options import VerdictOptions
 from whisper_router.verdict import Candidate, Verdict, judge
 
 DOCUMENT = Path("docs/verdict-measured.md")
-FOLDS, SEED, FEW = 5, 0, 60
+FOLDS, SEED, SAMPLED = 5, 0, 60
 SENT = 0.3  # share to strong by which speakers whom routing suits are found
 POLICIES: Mapping[str, Mapping[str, Any]] = {
     "half": {"kind": "strong_share", "share": 0.5},
@@ -72,16 +72,16 @@ def corpora(sample: Sample, names: np.ndarray) -> dict[str, np.ndarray]:
     return {
         "LibriSpeech, clean": np.flatnonzero(names == "librispeech"),
         "the whole": np.arange(len(pair.words)),
-        f"{FEW} utterances": np.sort(random.permutation(len(pair.words))[:FEW]),
+        f"{SAMPLED} utterances": np.sort(random.permutation(len(pair.words))[:SAMPLED]),
         "speakers whom the weak arm suits": np.flatnonzero(np.isin(pair.speakers, weak)),
         "speakers whom routing suits": np.flatnonzero(np.isin(pair.speakers, routing)),
     }
 
 
-def out_of_fold(sample: Sample, texts: np.ndarray, ids: list[str], reader: FeatureReader) -> Sample:
+def out_of_fold(sample: Sample, ids: list[str], reader: FeatureReader) -> Sample:
     """The sample with scores of deciders that have not seen the speaker."""
     table = pd.DataFrame(
-        {"label": sample.pair.label, "speaker": sample.pair.speakers, "text": texts, "id": ids}
+        {"label": sample.pair.label, "speaker": sample.pair.speakers, "text": ids, "id": ids}
     )
     scores = np.zeros(len(table))
     options = LogisticOptions(kind="logistic", extractor="confidence")
@@ -172,15 +172,14 @@ def measure(table: Path, draws: int) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         write_features(Path(folder), zip(labels["id"], features, strict=True), {"kind": "confidence"})
         reader = FeatureReader(Path(folder))
-        whole = out_of_fold(sample, labels["id"].to_numpy(), labels["id"].tolist(), reader)
+        whole = out_of_fold(sample, labels["id"].tolist(), reader)
         for name, part in corpora(whole, names.to_numpy()).items():
             ids = labels["id"].iloc[part].tolist()
-            own = out_of_fold(part_of(sample, part), labels["id"].to_numpy()[part], ids, reader)
+            own = out_of_fold(part_of(sample, part), ids, reader)
             halves = np.random.default_rng(SEED).permutation(own.pair.n_speakers) % 2
             one, thresholds = verdict_on(
                 *(part_of(own, np.flatnonzero(halves[own.pair.speakers] == side)) for side in (0, 1))
             )
-            curve = sweep(own.pair, own.scores, own.spent)
             made.append(
                 {
                     "corpus": name,
@@ -190,7 +189,6 @@ def measure(table: Path, draws: int) -> dict[str, Any]:
                         choice: [round(float(value), 4) for value in values]
                         for choice, values in truth(own, thresholds[one.policy]).items()
                     },
-                    "lowest_wer": round(float(curve["wer_routed"].min()), 4),
                     "outcome": one.outcome,
                     "headline": one.headline,
                     "basis": one.basis,

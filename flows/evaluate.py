@@ -97,18 +97,19 @@ def _charts(
     metrics: Mapping[str, Mapping[str, Any]],
     policy: Policy,
     threshold: float | np.ndarray,
+    currency: str,
     slices: list[dict[str, Any]],
     note: str | None,
 ) -> dict[str, Chart]:
     """The charts of the report, by the name of their file."""
     made, models, wer = metrics[policy.name], part.models, part.reference.wer
     found = {
-        f"frontier_{currency}": Chart(
-            f"{wer} against cost in {currency}",
-            charts.frontier(part.pair, sweeps, metrics, policy.name, currency, models, note, wer),
+        f"frontier_{paid}": Chart(
+            f"{wer} against cost in {paid}",
+            charts.frontier(part.pair, sweeps, metrics, policy.name, paid, models, note, wer),
             charts.FRONTIER_HEIGHT,
         )
-        for currency in currencies_of(made)
+        for paid in currencies_of(made, currency)
     }
     labels = part.pair.label
     told = {name: (sample.scores, labels) for name, sample in scored.items()}
@@ -218,7 +219,7 @@ def evaluate() -> None:
         verdict.write(folder / VERDICT.name)
     sweeps = {name: sweep(part.pair, one.scores, one.spent) for name, one in scored.items()}
     note = DEMO_NOTE if is_demo(params) else None
-    drawn = _charts(part, scored, sweeps, metrics, chosen, at[chosen.name], slices, note)
+    drawn = _charts(part, scored, sweeps, metrics, chosen, at[chosen.name], verdict.currency, slices, note)
     with replacing_folder(PLOTS) as folder:
         for name, chart in drawn.items():
             write_chart(folder / f"{name}.png", chart.draw, chart.height)

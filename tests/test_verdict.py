@@ -56,7 +56,7 @@ def test_a_router_that_keeps_the_wer_for_less_is_advised():
     assert made["cascade"].cost == pytest.approx(0.25 + 0.25, abs=0.03)
     assert made["cascade"].wer < made[RANDOM].wer
     assert made[RANDOM].cost == pytest.approx(made["cascade"].cost)
-    assert "about 2 of 10" in made.headline or "of 10 utterances go to base" in made.headline
+    assert "of 10 utterances go to base" in made.headline
     assert made.next_steps("cascade") == ["`whisper-router register --commit --champion` lets it serve"]
     assert "router.policy=cascade" in made.next_steps("other")[0]
 

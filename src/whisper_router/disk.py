@@ -20,7 +20,7 @@ KINDS = {
     "decodes": "hypotheses",
     "encodings": "encoder states",
     "trainings": "states of training",
-    "routed": "texts of audio over 30 s",
+    "routed": "texts of the packaged router: what evaluate verifies, audio over 30 s",
     "leftover": "of killed runs, or a run going on",
 }
 

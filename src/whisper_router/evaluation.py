@@ -4,7 +4,7 @@ Pooled figures: all errors over all reference words; all multiply-accumulates ov
 Intervals are the 2.5 and 97.5 percentiles of a bootstrap over speakers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -185,9 +185,9 @@ class Choice:
     strong: Array  # share of each utterance that goes to the strong arm, 0 to 1
 
 
-def paid_currency(costs: Costs) -> str:
+def paid_currency(known: Container[str]) -> str:
     """The currency in which costs are compared first: seconds where they were measured, else MACs."""
-    return next(currency for currency in PAID if currency in costs)
+    return next(currency for currency in PAID if currency in known)
 
 
 def mixing_share(weak: Array, strong: Array, cost: Array) -> Array:

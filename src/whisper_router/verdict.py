@@ -285,8 +285,8 @@ def judge(
     resamples, seed : int
         Of the bootstrap over speakers.
     """
-    known = [currency for currency in UNITS if all(currency in one.cost for one in candidates.values())]
-    currency = options.currency or paid_currency(dict.fromkeys(known, np.empty(0)))
+    known = set.intersection(*(set(one.cost) for one in candidates.values()))
+    currency = options.currency or paid_currency(known)
     policy = choose_policy(candidates, options.tolerance, currency)
     chosen = candidates[policy]
     made = choices(pair, chosen.strong, {currency: chosen.cost[currency]})
