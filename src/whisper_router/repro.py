@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-INTERRUPTED = 130  # exit code, as of a shell's command
+FAILED, INTERRUPTED = 1, 130  # exit codes, the second as of a shell's command
 HINTS = ("dvc.repo.scm_context", "dvc.dvcfile")  # loggers: what to add to git, which lock file was written
 
 
@@ -25,10 +25,9 @@ def repro(stages: Sequence[str]) -> int:
             if ran:  # `dvc repro` links lone files to its cache, but leaves folders as copies
                 repo.checkout([stage.addressing for stage in ran], relink=True)
     except DvcException as error:
-        if isinstance(error.__cause__, StageCmdFailedError):
-            return int(error.__cause__.status)
-        logging.getLogger("dvc").exception("")
-        return 1
+        if not isinstance(error.__cause__, StageCmdFailedError):  # such a stage has said why
+            logging.getLogger("dvc").exception("")
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
