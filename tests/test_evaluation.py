@@ -23,6 +23,7 @@ from whisper_router.evaluation import (
     evaluate,
     first_blocks,
     oracle_frontier,
+    paid_currency,
     routed_cost,
     speaker_weights,
     spent_on,
@@ -349,6 +350,26 @@ def test_every_figure_that_is_null_has_a_reason(speakers):
     nulls = {name: figure for name, figure in found.items() if figure.get("value", 0) is None}
     assert set(nulls) == {"auroc", "gap_recovered"}
     assert all(figure.get("reason") for figure in nulls.values())
+
+
+@pytest.mark.parametrize(
+    ("known", "paid"),
+    [
+        ({"macs", "macs_paper"}, "macs"),
+        ({"joules", "macs", "cpu_seconds"}, "cpu_seconds"),
+        ({"macs_paper"}, "macs_paper"),
+        ({"joules"}, "joules"),
+    ],
+)
+def test_costs_are_compared_in_the_currency_that_is_paid_first(known, paid):
+    assert paid_currency(known) == paid
+
+
+def test_random_routing_is_mixed_in_the_only_currency_that_is_known():
+    strong = SCORES >= 0.65
+    routed = {"macs_paper": routed_cost(HAND, strong, spent("weak", 4))["macs_paper"]}
+    mixed = choices(HAND, strong, routed)["random"]
+    assert mixed.cost["macs_paper"].sum() == pytest.approx(routed["macs_paper"].sum())
 
 
 PROPERTY = settings(max_examples=30)

@@ -18,7 +18,7 @@ from whisper_router.features.kinds import AnyExtractor, blocks_of
 from whisper_router.features.options import Reads
 
 MIN_SPEAKERS = 10
-PAID = ("cpu_seconds", "macs")  # of the currencies that are known, costs are compared in the first
+PAID = ("cpu_seconds", "macs", "joules", "macs_paper")  # costs are compared in the first that is known
 
 Array = np.ndarray
 Costs = Mapping[str, Array]  # currency -> cost of each utterance
