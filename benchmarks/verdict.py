@@ -25,9 +25,8 @@ from label_free import MODELS, label
 from policies import OPTIONS, part_of
 from tqdm import tqdm
 
-from whisper_router.decider.folds import speaker_folds
+from whisper_router.decider.folds import cross_fit, speaker_folds
 from whisper_router.decider.options import LogisticOptions
-from whisper_router.decider.registry import fit_decider
 from whisper_router.decider.training import Examples
 from whisper_router.evaluation import routed_cost
 from whisper_router.features.store import FeatureReader, write_features
@@ -80,19 +79,12 @@ def corpora(sample: Sample, names: np.ndarray) -> dict[str, np.ndarray]:
 
 def out_of_fold(sample: Sample, ids: list[str], reader: FeatureReader) -> Sample:
     """The sample with scores of deciders that have not seen the speaker."""
-    table = pd.DataFrame(
-        {"label": sample.pair.label, "speaker": sample.pair.speakers, "text": ids, "id": ids}
-    )
-    scores = np.zeros(len(table))
+    table = pd.DataFrame({"label": sample.pair.label, "speaker": sample.pair.speakers, "text": ids})
     options = LogisticOptions(kind="logistic", extractor="confidence")
-    for fold in speaker_folds(table, FOLDS, SEED):
-        train, dev = (
-            Examples(reader, table["id"].iloc[rows].tolist(), table["label"].to_numpy()[rows])
-            for rows in (fold.train, fold.dev)
-        )
-        decider, _ = fit_decider(options, train, dev, "cascade")
-        scores[fold.test] = decider.score([reader[id_] for id_ in table["id"].iloc[fold.test]])
-    return replace(sample, scores=scores)
+    examples = Examples(reader, ids, sample.pair.label)
+    return replace(
+        sample, scores=cross_fit(options, examples, speaker_folds(table, FOLDS, SEED), "cascade").raw
+    )
 
 
 def drawn(sample: Sample, speakers: np.ndarray) -> Sample:
