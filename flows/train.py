@@ -79,7 +79,7 @@ def cross_validate_one(name: str, params: Params, labels: pd.DataFrame, folds: S
     reader = open_features(options.extractor, params.extractors[options.extractor])
     examples = examples_of(reader, labels)
     made = cross_fit(options, examples, folds, f"train: {name}")
-    best = made.curve[best_point(made.curve, options.monitor)]
+    best = best_point(made.curve, options.monitor)
     with replacing_folder(DECIDER / name) as folder:
         save_decider(folder, made.decider, made.options, reader.extractor)
         write_json(folder / "curve.json", made.curve)
@@ -90,8 +90,9 @@ def cross_validate_one(name: str, params: Params, labels: pd.DataFrame, folds: S
         table = pd.DataFrame({"id": examples.ids, "fold": made.folds, "score": made.scores})
         write_parquet(folder / OUT_OF_FOLD, table)
     print(
-        f"train: {name}: {len(folds)} folds, best of {len(made.curve)} by their mean dev {options.monitor}: "
-        f"{best}; the router's, of {made.decider.parameters:,} parameters, learnt so from all {len(labels)}"
+        f"train: {name}: {len(folds)} folds, point {best + 1} of {len(made.curve)}, mean dev "
+        f"{options.monitor} {made.curve[best][f'dev_{options.monitor}']:.3f};\n"
+        f"  the router's, of {made.decider.parameters:,} parameters, learnt so from all {len(labels)}"
     )
 
 

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_curve
 
 from whisper_router.evaluation import Pair, oracle_frontier
 from whisper_router.report.style import Draw, Theme, legend_below, write_chart
-from whisper_router.report.words import CURRENCY_LABEL
+from whisper_router.report.words import CHOICE_NAMES, CURRENCY_LABEL
 
 Array = np.ndarray
 Metrics = Mapping[str, Mapping[str, Any]]
@@ -70,8 +70,8 @@ def frontier(
         drawn = (
             ("weak", "v", theme.ink, 8, f"always weak ({models['weak']})"),
             ("strong", "^", theme.ink, 8, strong_name),
-            ("posthoc", "X", theme.ink, 8, "post-hoc: decode with both"),
-            ("random", "o", theme.faint, 6, "random at the policy's share"),
+            ("posthoc", "X", theme.ink, 8, CHOICE_NAMES["posthoc"]),
+            ("random", "o", theme.faint, 6, CHOICE_NAMES["random"]),
             ("routed", "*", theme.bad, 15, f"policy {chosen}"),
         )
         for choice, marker, colour, size, text in drawn:
