@@ -37,6 +37,7 @@ from whisper_router.policy.choose import Sample
 from whisper_router.policy.folds import thresholds
 from whisper_router.policy.lines import share
 from whisper_router.policy.make import policy_metrics
+from whisper_router.policy.names import figure_names
 from whisper_router.policy.samples import Labelled, read_labelled, score
 from whisper_router.progress import progress
 from whisper_router.reference import Reference, told
@@ -47,7 +48,6 @@ from whisper_router.report.words import (
     DEMO_NOTE,
     currencies_of,
     deciding,
-    figure_names,
     is_demo,
     percent,
     summary,

@@ -1,5 +1,6 @@
 """How a stage's flow is run as a command."""
 
+import gc
 import logging
 import os
 import sys
@@ -9,8 +10,10 @@ from typing import NoReturn, TypeVar
 
 import psutil
 from prefect.exceptions import TerminationSignal
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from whisper_router.errors import UserError
+from whisper_router.stage_server import stage_server
 
 Result = TypeVar("Result")
 
@@ -32,11 +35,15 @@ def main(stage: Callable[[], Result]) -> Result:
         logging.getLogger(logger).addFilter(_Expected())
     name = getattr(stage, "name", stage)
     try:
-        return stage()
+        url = os.environ.get("PREFECT_API_URL") or stage_server()
+        with temporary_settings({PREFECT_API_URL: url} if url else {}):
+            return stage()
     except UserError as error:
         sys.exit(f"{name}: {error}")
     except (KeyboardInterrupt, TerminationSignal):
         _leave(f"{name}: stopped; the same command goes on from here")
+    finally:
+        gc.freeze()  # or the interpreter, as it ends, searches all modules for what could be freed: a second
 
 
 def _leave(message: str) -> NoReturn:

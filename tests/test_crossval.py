@@ -226,6 +226,6 @@ def test_a_worker_that_is_killed_ends_the_run_with_what_to_do(running):
     workers_of(children)[0].kill()
     _, said = parent.communicate(timeout=120)
     assert parent.returncode == 1
-    assert "\na training was killed, most likely for want of memory; run again: it goes on\n" in said
+    assert "a training was killed, most likely for want of memory; run again: it goes on" in said.splitlines()
     assert "Traceback" not in said
     assert psutil.wait_procs(children, timeout=120)[1] == []

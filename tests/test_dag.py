@@ -108,7 +108,7 @@ def test_another_clone_with_an_empty_store_has_the_same_hashes(clone: Path, tmp_
 
 
 def test_the_registered_model_works_with_the_repository_moved_away(clone: Path, tmp_path: Path) -> None:
-    first = json.loads(call(clone, "register", "--json"))
+    first = json.loads(call(clone, "register", "--force", "--json"))
     assert first["new"]
     assert first["champion"]
     assert not json.loads(call(clone, "register", "--json"))["new"]

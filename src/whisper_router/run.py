@@ -121,6 +121,11 @@ def nothing_left() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def api(port: int) -> str:
+    """The URL of a Prefect server's API on this machine."""
+    return f"http://127.0.0.1:{port}/api"
+
+
 def prefect_command(port: int, *options: str) -> list[str]:
     """The command of a Prefect server on this machine alone."""
     return [script("prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port), *options]
@@ -133,7 +138,7 @@ def prefect_server() -> Iterator[str]:
         yield given
         return
     port = free_port()
-    url = f"http://127.0.0.1:{port}/api"
+    url = api(port)
     log = Path(os.environ["PREFECT_HOME"]) / "server.log"
     with nothing_left():
         server = launch(prefect_command(port, "--no-ui"), log)

@@ -10,10 +10,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from whisper_router.cost import CURRENCIES
+from whisper_router.cost_table import CURRENCY_LABEL
 from whisper_router.evaluation import Pair, oracle_frontier
 from whisper_router.files import read_json, write_json, write_text
 from whisper_router.hashing import digest
-from whisper_router.report.words import CURRENCY_LABEL, percent
+from whisper_router.report.words import percent
 
 DOCUMENT = Path("docs/experiments.md")
 EXPERIMENT = "whisper-router-experiments"

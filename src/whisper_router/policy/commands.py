@@ -31,7 +31,8 @@ def _options(text: str, decider: str) -> Any:
 
 def show_policies(console: Console, policies: Mapping[str, Any], title: str) -> None:
     """Print thresholds and what they did on the utterances they were chosen on."""
-    from whisper_router.report.words import KIND_NAMES, percent
+    from whisper_router.policy.names import KIND_NAMES
+    from whisper_router.report.words import percent
 
     table = Table(title=title)
     told = next(iter(policies.values())).calibration.reference == "text"
@@ -148,8 +149,9 @@ def recalibrate(
     whisper-router recalibrate calls.jsonl, then
     whisper-router transcribe --router data/recalibrated/calls new.wav
     """
+    from whisper_router.policy.names import FIGURE_NAMES
     from whisper_router.policy.recalibrate import recalibrate as choose_anew
-    from whisper_router.report.words import FIGURE_NAMES, percent
+    from whisper_router.report.words import percent
 
     target = out or Path("data/recalibrated") / table.stem
     with redirect_stdout(sys.stderr):  # what is under way is no result

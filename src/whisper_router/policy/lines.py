@@ -3,8 +3,8 @@
 from textwrap import fill
 
 from whisper_router.policy.calibrate import Figure, Policy
+from whisper_router.policy.names import figure_names
 from whisper_router.reference import Reference
-from whisper_router.report.words import figure_names
 
 COLUMNS = 80
 

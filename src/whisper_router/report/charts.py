@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 from sklearn.metrics import roc_curve
 
+from whisper_router.cost_table import CURRENCY_LABEL
 from whisper_router.evaluation import Pair, oracle_frontier
 from whisper_router.report.style import Draw, Theme, legend_below, write_chart
-from whisper_router.report.words import CHOICE_NAMES, CURRENCY_LABEL
+from whisper_router.report.words import CHOICE_NAMES
 
 Array = np.ndarray
 Metrics = Mapping[str, Mapping[str, Any]]

@@ -15,15 +15,14 @@ from markupsafe import Markup
 from whisper_router.findings import Finding
 from whisper_router.params import Params
 from whisper_router.policy.calibrate import Policy
+from whisper_router.policy.names import KIND_NAMES, figure_names
 from whisper_router.reference import TEXT, Reference
 from whisper_router.report.style import DARK, Draw, png
 from whisper_router.report.words import (
     CHOICE_NAMES,
     CHOICES,
     DEMO_NOTE,
-    KIND_NAMES,
     currencies_of,
-    figure_names,
     is_demo,
     parts,
     percent,

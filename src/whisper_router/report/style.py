@@ -9,11 +9,13 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from whisper_router.files import replacing
 
 WIDTH = 6.0  # inches: on a phone's 360 pixels 11 points are still read
 DPI = 130
+MARGIN = 0.15  # inches
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,10 @@ def _save(draw: Draw, theme: Theme, height: float, target: Path | io.BytesIO) ->
         "ytick.color": theme.ink,
     }
     with mpl.rc_context(settings):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        margins = ConstrainedLayoutEngine(w_pad=MARGIN, h_pad=MARGIN)
+        figure = Figure(figsize=(WIDTH, height), layout=margins)
         draw(figure, theme)
-        figure.savefig(
-            target, dpi=DPI, format="png", metadata={"Software": None}, pad_inches=0.15, bbox_inches="tight"
-        )
+        figure.savefig(target, dpi=DPI, format="png", metadata={"Software": None})
 
 
 def write_chart(path: Path, draw: Draw, height: float) -> None:

@@ -4,15 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from whisper_router.cost import CURRENCIES
-from whisper_router.cost_table import MEASURED
+from whisper_router.cost_table import CURRENCY_LABEL, MEASURED
 from whisper_router.params import Params
-from whisper_router.reference import Reference
 
-CURRENCY_LABEL = {
-    "macs": "cached decoder, all products counted, real contexts and retries",
-    "macs_paper": "the paper's count: beam 8, no cache, no attention products, 30 s",
-    **MEASURED,
-}
 CHOICES = ("weak", "strong", "routed", "random", "oracle", "posthoc")
 CHOICE_NAMES = {
     "weak": "always weak",
@@ -22,47 +16,6 @@ CHOICE_NAMES = {
     "oracle": "oracle",
     "posthoc": "both, the surer text",
 }
-FIGURE_NAMES = {
-    "threshold": "threshold",
-    "strong_share": "share sent to strong",
-    "wer_routed": "WER",
-    "wer_rise": "WER above always-strong's",
-    "harm_all": "sent to weak and worse, of all",
-    "harm_weak": "worse, of those sent to weak",
-    "mean_loss": "mean WER lost by going to weak",
-    **{f"{currency}_routed": f"cost in {currency}" for currency in CURRENCY_LABEL},
-}
-FIGURE_NAMES |= {
-    f"{name}_by_speaker": f"{FIGURE_NAMES[name]}, each speaker the same"
-    for name in ("harm_all", "harm_weak", "mean_loss")
-}
-
-
-def figure_names(reference: Reference) -> dict[str, str]:
-    """How figures are called: without transcripts they are about words that differ."""
-    if reference.is_text:
-        return FIGURE_NAMES
-    text = f"{reference.strong}'s text"
-    names = {
-        "wer_routed": reference.wer,
-        "wer_rise": reference.wer,
-        "harm_all": f"sent to weak and differing from {text}, of all",
-        "harm_weak": f"differing from {text}, of those sent to weak",
-        "mean_loss": f"mean share of the words changed from {text}",
-    }
-    each = {f"{name}_by_speaker": f"{said}, each speaker the same" for name, said in names.items()}
-    return FIGURE_NAMES | names | {name: said for name, said in each.items() if name in FIGURE_NAMES}
-
-
-KIND_NAMES = {
-    "fixed": "fixed threshold",
-    "strong_share": "share to strong",
-    "cost_budget": "cost budget",
-    "wer_budget": "WER budget",
-    "best_wer": "best WER",
-    "guarantee": "guarantee",
-}
-
 DEMO_NOTE = "Synthetic speech: these figures demonstrate the plumbing, not the quality of a router."
 
 
