@@ -3,7 +3,7 @@
 import pandas as pd
 from prefect import flow
 
-from flows.stage import main
+from flows.stage import main, say
 from whisper_router.checks.run import run_checks
 from whisper_router.checks.suites import manifest_frame, manifest_suite
 from whisper_router.params import load_params
@@ -19,7 +19,7 @@ def check() -> None:
     docs = DOCS / "manifest"
     verdicts = run_checks("manifest", frame, expected, params.checks, CHECKS / "manifest.json", docs)
     held = sum(verdict.passed for verdict in verdicts)
-    print(f"check: {held} of {len(verdicts)} expectations hold on {len(frame)} utterances; {docs}/index.html")
+    say(f"check: {held} of {len(verdicts)} expectations hold on {len(frame)} utterances; {docs}/index.html")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.stage import main
+from flows.stage import main, say
 from whisper_router.audio import WINDOW_S
 from whisper_router.decider.scores import score_split
 from whisper_router.errors import UserError
@@ -33,6 +33,7 @@ from whisper_router.paths import (
     TRANSCRIPTS,
 )
 from whisper_router.policy.calibrate import Policy
+from whisper_router.policy.candidates import candidate, fold_candidates
 from whisper_router.policy.choose import Sample
 from whisper_router.policy.folds import thresholds
 from whisper_router.policy.lines import share
@@ -57,7 +58,7 @@ from whisper_router.routed import Routed
 from whisper_router.router import Router
 from whisper_router.slices import confusion, losing, slice_columns, slice_table
 from whisper_router.store import ContentStore
-from whisper_router.verdict import VERDICT, Candidate, judge
+from whisper_router.verdict import VERDICT, judge
 from whisper_router.wav import wav_bytes
 
 
@@ -129,20 +130,6 @@ def _charts(
     }
 
 
-def _candidate(policy: Policy, sample: Sample, threshold: float | np.ndarray) -> Candidate:
-    """A policy on labelled utterances, for the verdict."""
-    strong, known = sample.scores >= threshold, policy.calibration
-    savings = {
-        name.removeprefix("saving_"): figure.value
-        for name, figure in known.figures.items()
-        if name.startswith("saving_") and figure.value is not None
-    }
-    rise = known.figures["wer_rise"]
-    upper = rise.interval[1] if isinstance(rise.interval, tuple) else rise.value
-    cost = routed_cost(sample.pair, strong, sample.spent)
-    return Candidate(strong, cost, float("inf") if upper is None else upper, savings)
-
-
 def _untold(params: Params, policy: Policy, part: Labelled) -> dict[str, Any]:
     """A policy's figures on the test rows without transcripts; empty where there are none."""
     rows = read_labelled(params, "test", untold=True) if part.reference.is_text else part
@@ -179,14 +166,18 @@ def evaluate() -> None:
 
     chosen = policies[params.router.policy]
     sample = scored[chosen.decider]
+    candidates = {
+        name: candidate(policy, scored[policy.decider], at[name]) for name, policy in policies.items()
+    }
     verdict = judge(
         part.pair,
-        {name: _candidate(policy, scored[policy.decider], at[name]) for name, policy in policies.items()},
+        candidates,
         part.models,
         params.verdict,
         options.bootstrap,
         options.seed,
         part.reference.kind,
+        fold_candidates(candidates, policies, scored, at, options.bootstrap, options.seed),
     )
     router = Router.load(ROUTER)
     rows = manifest.set_index("id", drop=False).loc[ids]
@@ -260,16 +251,15 @@ def evaluate() -> None:
     write_text(REPORT, text)
     what = "test" if sample.folds is None else "cross-validated"
     strong_wer = f"strong {shown['wer_strong']:.1%}, " if part.reference.is_text else ""
-    print(f"evaluate: VERDICT: {verdict.headline}")
-    print(
+    say(f"evaluate: VERDICT: {verdict.headline}")
+    say(
         f"evaluate: {len(ids)} {what} utterances; {part.reference.wer}: weak {shown['wer_weak']:.1%}, "
-        f"{strong_wer}routed {shown['wer_routed']:.1%};\n"
-        f"  {shown['strong_share']:.0%} are sent to strong\n"
-        f"evaluate: the packaged router says what the stages say of {len(verified)} utterances"
+        f"{strong_wer}routed {shown['wer_routed']:.1%}; {shown['strong_share']:.0%} are sent to strong"
     )
+    say(f"evaluate: the packaged router says what the stages say of {len(verified)} utterances")
     if untold and part.reference.is_text:
         differ = Reference("strong", **part.models).wer
-        print(
+        say(
             f"evaluate: {untold['counts']['utterances']} test utterances without transcripts; {differ}: weak "
             f"{percent(untold['wer_weak'])}, routed {percent(untold['wer_routed'])}"
         )
@@ -277,13 +267,13 @@ def evaluate() -> None:
         if one["target"]["met"] is False:
             target, figure = one["target"], figure_names(part.reference)[one["target"]["figure"]]
             asked = f"{share(target['value'], 1)}, at most {share(target['at_most'], 1)} were asked for"
-            print(f"evaluate: {name} misses its target on {what} utterances: {figure} {asked}")
+            say(f"evaluate: {name} misses its target on {what} utterances: {figure} {asked}")
     if worse:
-        print(f"evaluate: worse than always-strong beyond doubt: {', '.join(worse)}")
+        say(f"evaluate: worse than always-strong beyond doubt: {', '.join(worse)}")
     if long["counts"]["recordings"]:
         heard_by = [choice for choice in CHOICES if choice != "strong" or part.reference.is_text]
         wer = ", ".join(f"{choice} {long[f'wer_{choice}']['value']:.1%}" for choice in heard_by)
-        print(
+        say(
             f"evaluate: {len(tested)} recordings over {WINDOW_S:g} s, window by window: "
             f"{part.reference.wer}: {wer}"
         )

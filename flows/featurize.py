@@ -9,7 +9,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.shards import load_once, run_shards, sharded
-from flows.stage import main
+from flows.stage import main, say
 from whisper_router.asr.reference import ArmReference, arm_references
 from whisper_router.checks.run import run_checks
 from whisper_router.checks.suites import FEATURES as EXPECTED
@@ -73,7 +73,7 @@ def featurize_one(name: str, params: Params, manifest: pd.DataFrame) -> None:
         frames = feature_counts(rows, decode, extractor)
         hashes = (row.sha256 for row in rows)
         write_index(folder, zip(manifest["id"], frames, hashes, strict=True), identity)
-        print(
+        say(
             f"featurize: {name}: {len(rows)} utterances, not stored (it would take {size / 1e9:.2f} GB, "
             f"{size / manifest['duration_s'].sum() * 60 / 1e6:.1f} MB a minute of audio): encoded when read"
         )
@@ -89,7 +89,7 @@ def featurize_one(name: str, params: Params, manifest: pd.DataFrame) -> None:
     output, docs = CHECKS / "features" / f"{name}.json", DOCS / f"features-{name}"
     run_checks(f"features-{name}", frame, EXPECTED, params.checks, output, docs)
     size = sum(path.stat().st_size for path in folder.iterdir())
-    print(
+    say(
         f"featurize: {name}: {len(reader.ids)} utterances, {size / 1e6:.1f} MB, "
         f"{size / manifest['duration_s'].sum() * 60 / 1e6:.2f} MB a minute of audio"
     )

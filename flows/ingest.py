@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from prefect import flow
 
-from flows.stage import main
+from flows.stage import main, say
 from whisper_router.corpus.ingest import ingest as build_manifest
 from whisper_router.corpus.options import FOLDS, KINDS, SPLITS
 from whisper_router.files import write_json, write_parquet
@@ -25,26 +25,26 @@ def ingest() -> None:
     counts = Counter(manifest["split"])
     names = (FOLDS, "test") if counts[FOLDS] else SPLITS
     splits = ", ".join(f"{name} {counts[name]}" for name in names)
-    print(
+    say(
         f"ingest: {len(manifest)} utterances, {minutes:.1f} min, "
         f"{manifest['speaker'].nunique()} speakers ({splits})"
     )
     if counts[FOLDS]:
-        print(
+        say(
             f"ingest: {counts[FOLDS]} utterances are fewer than cross_validation.below: "
             f"{params.cross_validation.below}. They are not divided into splits but cross-validated: each is "
             "scored by a decider that has not heard its speaker, and the router's decider learns from all"
         )
     if untold := (~told(manifest)).sum():
-        print(f"ingest: {untold} of them have no transcript: the strong arm's text is their reference")
+        say(f"ingest: {untold} of them have no transcript: the strong arm's text is their reference")
     if rejected:
         kinds = Counter(row.kind for row in rejected)
-        print(f"ingest: {len(rejected)} rows left out, all in {REJECTED}:")
+        say(f"ingest: {len(rejected)} rows left out, all in {REJECTED}:")
         for kind, count in kinds.most_common():
             print(f"  {count}: {KINDS[kind]}")
-        print("ingest: the first of them:")
+        say("ingest: the first of them:")
         for row in rejected[:10]:
-            print(f"  {row.corpus} {row.id}: {row.reason}")
+            say(f"  {row.corpus} {row.id}: {row.reason}")
 
 
 if __name__ == "__main__":

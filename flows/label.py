@@ -8,7 +8,7 @@ import torch
 from prefect import flow
 
 from flows.shards import load_once, run_shards, sharded
-from flows.stage import main
+from flows.stage import main, say
 from whisper_router.asr.decoding import Hypothesis
 from whisper_router.asr.load import cost_dims
 from whisper_router.asr.reference import ArmReference
@@ -42,7 +42,7 @@ def label() -> None:
     manifest = pd.read_parquet(MANIFEST)
     long = manifest["duration_s"] > WINDOW_S
     if long.any():
-        print(f"label: {long.sum()} rows over {WINDOW_S:g} s have no label; evaluate runs the router on them")
+        say(f"label: {long.sum()} rows over {WINDOW_S:g} s have no label; evaluate runs the router on them")
     manifest = manifest[~long].reset_index(drop=True)
     rows, stored = utterances(manifest), params.stored_extractors
     references: dict[str, ArmReference] = {}
@@ -65,11 +65,11 @@ def label() -> None:
     transcripts = transcripts_table(manifest, hypotheses, errors)
     labels = labels_table(manifest, transcripts)
     for id_, reason in sorted(errors.items()):
-        print(f"label: {id_} has no label: {reason}")
+        say(f"label: {id_} has no label: {reason}")
     if unheard := (transcripts["error"] == NO_REFERENCE).sum() // 2:
-        print(f"label: {unheard} utterances have no label: {NO_REFERENCE}")
+        say(f"label: {unheard} utterances have no label: {NO_REFERENCE}")
     for split, part in labels.groupby("split"):
-        print(f"label: {split}: {part['label'].sum()} of {len(part)} need the strong arm")
+        say(f"label: {split}: {part['label'].sum()} of {len(part)} need the strong arm")
     frame = labels_frame(labels, transcripts)
     run_checks("labels", frame, EXPECTED, params.checks, CHECKS / "labels.json", DOCS / "labels")
     write_parquet(TRANSCRIPTS, transcripts)
@@ -87,7 +87,7 @@ def label() -> None:
         if kind_of(part) == "strong":
             said = f"{wer['weak']:.1%} of the words differ from {references['strong'].model}'s text"
         told_of = "with" if kind_of(part) == "text" else "without"
-        print(
+        say(
             f"label: {part['label'].sum()} of {len(part)} utterances {told_of} transcripts need the strong "
             f"arm; {said}"
         )

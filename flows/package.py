@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from prefect import flow
 
-from flows.stage import main
+from flows.stage import main, say
 from whisper_router.asr.reference import arm_references
 from whisper_router.decider.scores import OUT_OF_FOLD, score_split
 from whisper_router.decision import FORCED
@@ -128,7 +128,7 @@ def package() -> None:
         Router.load(folder)
     others = [name for name in policies_of(params, decider) if name != policy]
     beside = f" (beside it: {', '.join(others)})" if others else ""
-    print(f"package: {ROUTER}: policy {policy}{beside}, decider {decider}")
+    say(f"package: {ROUTER}: policy {policy}{beside}, decider {decider}")
 
 
 if __name__ == "__main__":

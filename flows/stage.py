@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from textwrap import fill
 from typing import NoReturn, TypeVar
 
 import psutil
@@ -17,7 +18,7 @@ from whisper_router.stage_server import stage_server
 
 Result = TypeVar("Result")
 
-
+COLUMNS = 80
 INTERRUPTED = 130  # exit code, as of a shell's command
 
 
@@ -27,6 +28,11 @@ class _Expected(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         expected = record.exc_info and isinstance(record.exc_info[1], UserError)
         return not (expected or record.getMessage().startswith("Crash detected!"))
+
+
+def say(message: str) -> None:
+    """Print what a stage has to say, wrapped to 80 columns."""
+    print(fill(message, COLUMNS, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 
 
 def main(stage: Callable[[], Result]) -> Result:

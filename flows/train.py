@@ -9,7 +9,7 @@ import torch
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.stage import main
+from flows.stage import main, say
 from whisper_router.corpus.options import FOLDS
 from whisper_router.corpus.splits import people, text_keys
 from whisper_router.decider.calibration import expected_calibration_error, reliability
@@ -66,7 +66,7 @@ def train_one(name: str, params: Params, labels: pd.DataFrame) -> None:
         draw_curve(folder / "curve.png", f"Decider {name} ({options.kind})", curve, options.monitor)
         write_reliability(folder, name, "dev split", scores, dev.labels)
     best = best_point(curve, options.monitor)
-    print(
+    say(
         f"train: {name}: {decider.parameters:,} parameters, point {best + 1} of {len(curve)}, "
         f"dev {options.monitor} {curve[best][f'dev_{options.monitor}']:.3f}"
     )
@@ -89,10 +89,10 @@ def cross_validate_one(name: str, params: Params, labels: pd.DataFrame, folds: S
         write_reliability(folder, name, "out of fold", scores, examples.labels)
         table = pd.DataFrame({"id": examples.ids, "fold": made.folds, "score": made.scores})
         write_parquet(folder / OUT_OF_FOLD, table)
-    print(
+    say(
         f"train: {name}: {len(folds)} folds, point {best + 1} of {len(made.curve)}, mean dev "
-        f"{options.monitor} {made.curve[best][f'dev_{options.monitor}']:.3f};\n"
-        f"  the router's, of {made.decider.parameters:,} parameters, learnt so from all {len(labels)}"
+        f"{options.monitor} {made.curve[best][f'dev_{options.monitor}']:.3f}; "
+        f"the router's, of {made.decider.parameters:,} parameters, learnt so from all {len(labels)}"
     )
 
 

@@ -116,7 +116,9 @@ def _each(
         wer = Reference(loaded.policy.calibration.reference).wer
         said = f"{known.strong_share:.0%} to strong, {wer} {known.wer_routed:.1%}"
         saved = f"{known.saving_macs:.0%} of macs saved"
-        print(f"calibration split at threshold {known.threshold:.3f}: {said}, {saved}", file=sys.stderr)
+        print(
+            f"on calibration utterances, at threshold {known.threshold:.3f}: {said}, {saved}", file=sys.stderr
+        )
     size = loaded.description.batch_size
     failed = 0
     for start in progress(range(0, len(files), size), "files", unit="batch"):

@@ -11,7 +11,7 @@ FORCED: tuple[ArmName, ...] = get_args(ArmName)  # routes that need no score
 
 @dataclass(frozen=True)
 class Route:
-    """How to choose an arm: strong iff score >= threshold, or one arm whatever the score."""
+    """How to choose an arm: strong where the score reaches the threshold, or one arm whatever the score."""
 
     policy: str | None  # None: a threshold that is no policy's
     threshold: float | None

@@ -435,7 +435,7 @@ def reference_texts(manifest: pd.DataFrame, transcripts: pd.DataFrame) -> dict[s
 
 
 def labels_table(manifest: pd.DataFrame, transcripts: pd.DataFrame) -> pd.DataFrame:
-    """Label 1 iff WER_weak > WER_strong; a tie is 0. Utterances that an arm could not read have none.
+    """Label 1 if WER_weak > WER_strong, else 0: a tie is 0. Utterances that an arm could not read have none.
 
     Where the strong arm's text is the reference, the label says that the weak arm's differs from it.
     """

@@ -2,7 +2,7 @@
 
 Compared are always-weak, always-strong and one policy, on utterances of the test split. The policy is the one
 that the same rule prefers on the calibration split, so that the test split confirms one choice instead of
-picking the luckiest of many.
+picking the luckiest of many. In cross-validation each fold goes by the policy that the other folds prefer.
 
 A choice is *good enough* if its WER is not above that of any other choice by more than ``tolerance`` points,
 by the upper end of the 95 % interval of a bootstrap over speakers, paired: both choices are measured on the
@@ -16,8 +16,8 @@ Garwood 1936) if that is more.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,6 +61,14 @@ class Candidate:
     cost: Costs
     calibration_rise: float  # WER above always-strong's, the upper end of the interval if there is one
     calibration_saving: Mapping[str, float]  # by currency, of always-strong's cost
+
+
+@dataclass(frozen=True)
+class FoldCandidates:
+    """One fold of cross-validated utterances, and the candidates with their figures on the other folds."""
+
+    rows: Array  # bool, shape (utterances,)
+    candidates: Mapping[str, Candidate]
 
 
 @dataclass(frozen=True)
@@ -189,7 +197,7 @@ class Verdict:
                 return [f"`whisper-router run -S router.policy={self.policy}` makes it the router's policy"]
             return ["`whisper-router register --commit --champion` lets it serve"]
         model = weak if self.outcome == "weak" else strong
-        other = "-S arms.strong.model=small" if self.outcome == "weak" else "-S arms.weak.model=NAME"
+        other = "-S arms.strong.model=NAME" if self.outcome == "weak" else "-S arms.weak.model=NAME"
         return [
             f"use {model} alone: `whisper-router transcribe --policy {self.outcome} FILES`",
             f"or try another pair: `whisper-router run {other}`",
@@ -273,6 +281,7 @@ def judge(
     resamples: int,
     seed: int,
     reference: ReferenceKind = "text",
+    folds: Sequence[FoldCandidates] = (),
 ) -> Verdict:
     """The verdict on labelled utterances that no threshold was chosen on.
 
@@ -284,11 +293,21 @@ def judge(
         Names of the arms' models.
     resamples, seed : int
         Of the bootstrap over speakers.
+    folds : sequence of FoldCandidates
+        Of cross-validated utterances: each fold is routed by the policy that the other folds prefer. The
+        verdict names the policy that all of them prefer.
     """
     known = set.intersection(*(set(one.cost) for one in candidates.values()))
     currency = options.currency or paid_currency(known)
     policy = choose_policy(candidates, options.tolerance, currency)
     chosen = candidates[policy]
+    for fold in folds:
+        preferred = fold.candidates[choose_policy(fold.candidates, options.tolerance, currency)]
+        chosen = replace(
+            chosen,
+            strong=np.where(fold.rows, preferred.strong, chosen.strong),
+            cost={paid: np.where(fold.rows, preferred.cost[paid], chosen.cost[paid]) for paid in known},
+        )
     made = choices(pair, chosen.strong, {currency: chosen.cost[currency]})
     sides: dict[str, Choice] = {"weak": made["weak"], "strong": made["strong"], policy: made["routed"]}
     total = pair.strong[currency].sum()

@@ -84,7 +84,7 @@ class Promise(_Part):
 
 
 class Policy(_Part):
-    """Strong iff score >= threshold."""
+    """Strong if the score reaches the threshold, else weak."""
 
     name: str
     decider: str

@@ -69,7 +69,7 @@ def calibrate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what the policies do on the calibration split; try a threshold or a policy there. Writes nothing.
+    """Show what the policies do on calibration utterances; try a threshold or a policy there. Writes nothing.
 
     \b
     --try '{kind: fixed, threshold: 0.4}'

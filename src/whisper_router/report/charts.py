@@ -90,7 +90,7 @@ def frontier(
             )
         axes.set_ylim(*_room(made, [table["wer_routed"] for table in sweeps.values()], y))
         axes.set_xlabel(f"cost, % of always-strong in {currency}\n({CURRENCY_LABEL[currency]})", fontsize=10)
-        axes.set_ylabel(f"{wer} on the test split, %")
+        axes.set_ylabel(f"{wer} on test utterances, %")
         title = f"{wer} against cost"
         if isinstance(made["wer_routed"]["interval"], list):
             title += "; bars: 95 % over speakers, cut at the edge"
@@ -147,7 +147,7 @@ def threshold_sweep(
             axes.axvline(threshold, color=theme.bad, linewidth=1)
             axes.set_ylabel(text)
             axes.grid()
-        axes.set_xlabel("threshold: strong iff the score is at least that")
+        axes.set_xlabel("threshold: scores from here on go to strong")
         figure.suptitle(f"Every threshold; the line is policy {chosen}", fontsize=12)
 
     return draw
