@@ -49,7 +49,8 @@ def main(stage: Callable[[], Result]) -> Result:
     except (KeyboardInterrupt, TerminationSignal):
         _leave(f"{name}: stopped; the same command goes on from here")
     finally:
-        gc.freeze()  # or the interpreter, as it ends, searches all modules for what could be freed: a second
+        if "triton" not in sys.modules:  # its binding would list as leaks what is not freed at the end
+            gc.freeze()  # else the interpreter searches all modules for what could be freed: a second
 
 
 def _leave(message: str) -> NoReturn:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -103,7 +104,7 @@ def run_checks(
     missed = [verdict for verdict in verdicts if not verdict.passed]
     for verdict in missed:
         if verdict.severity == "warn":
-            print(f"{name}: warning: {verdict.complaint()}")
+            print(fill(f"{name}: warning: {verdict.complaint()}", 80, subsequent_indent="  "))
     failed = [verdict for verdict in missed if verdict.severity == "fail"]
     if failed:
         lines = [f"  {verdict.complaint()}" for verdict in failed]
