@@ -241,7 +241,7 @@ def slice_chart(table: Sequence[Mapping[str, Any]], wer: str = "WER") -> Draw:
             range(len(rows)), [f"{row['by']} {row['slice']} ({row['utterances']})" for row in rows]
         )
         axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
-        above = "WER above always-strong's, points (left of 0: the router is better)"
+        above = "WER above always-strong's, points\n(left of 0: the router is better)"
         axes.set_xlabel(above if wer == "WER" else f"{wer}, %")
         axes.grid(axis="x")
 

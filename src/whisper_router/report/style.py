@@ -15,7 +15,7 @@ from whisper_router.files import replacing
 
 WIDTH = 6.0  # inches: on a phone's 360 pixels 11 points are still read
 DPI = 130
-MARGIN = 0.15  # inches
+MARGIN = 0.1  # inches
 
 
 @dataclass(frozen=True)
