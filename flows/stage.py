@@ -14,7 +14,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from whisper_router.errors import UserError
-from whisper_router.stage_server import stage_server
+from whisper_router.run import await_api
 
 Result = TypeVar("Result")
 
@@ -41,8 +41,11 @@ def main(stage: Callable[[], Result]) -> Result:
         logging.getLogger(logger).addFilter(_Expected())
     name = getattr(stage, "name", stage)
     try:
-        url = os.environ.get("PREFECT_API_URL") or stage_server()
-        with temporary_settings({PREFECT_API_URL: url} if url else {}):
+        url = os.environ.get("PREFECT_API_URL")
+        if url is None:
+            return stage()
+        await_api(url)
+        with temporary_settings({PREFECT_API_URL: url}):  # it may have been set after Prefect was imported
             return stage()
     except UserError as error:
         sys.exit(f"{name}: {error}")

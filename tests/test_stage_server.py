@@ -12,6 +12,8 @@ DVC = f"""
 import subprocess, sys, urllib.request
 urls = [subprocess.check_output([sys.executable, "-c", {STAGE!r}], text=True).strip() for _ in range(2)]
 print(*urls)
+from whisper_router.run import await_api
+await_api(urls[1])
 print(urllib.request.urlopen(urls[1] + "/health").read().decode(), flush=True)
 sys.stdin.read()
 """

@@ -9,8 +9,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -94,11 +95,15 @@ def wait_for(name: str, server: subprocess.Popen[bytes], health: str, log: Path)
             raise RunError(f"{name} stopped with code {server.returncode}; see {log}")
         if time.monotonic() > deadline:
             raise RunError(f"{name} did not answer within {START_TIMEOUT_S:.0f} s; see {log}")
-        try:
-            with _DIRECT.open(health, timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.3)
+        if _answers(health):
+            return
+        time.sleep(0.1)
+
+
+def _answers(health: str) -> bool:
+    with suppress(urllib.error.URLError, OSError), _DIRECT.open(health, timeout=2):
+        return True
+    return False
 
 
 def _raise_exit(signum: int, frame: FrameType | None) -> None:
@@ -131,20 +136,47 @@ def prefect_command(port: int, *options: str) -> list[str]:
     return [script("prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port), *options]
 
 
+def await_api(url: str) -> None:
+    """Return when a Prefect server answers that is starting on this machine; others are not asked.
+
+    Raises
+    ------
+    RunError
+        It does not answer in time.
+    """
+    if not url.startswith("http://127.0.0.1:"):
+        return
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not _answers(f"{url}/health"):
+        if time.monotonic() > deadline:
+            raise RunError(
+                f"the Prefect server {url} did not answer within {START_TIMEOUT_S:.0f} s; "
+                f"see {os.environ['PREFECT_HOME']}/server.log"
+            )
+        time.sleep(0.1)
+
+
 @contextmanager
 def prefect_server() -> Iterator[str]:
     """Yield the API's URL of the server in PREFECT_API_URL; else run one, and stop it on every way out."""
+    with starting_server() as (url, wait):
+        with Console(stderr=True).status("starting a Prefect server"):
+            wait()
+        yield url
+
+
+@contextmanager
+def starting_server() -> Iterator[tuple[str, Callable[[], None]]]:
+    """As ``prefect_server``, and a function that waits until it answers: other things can start meanwhile."""
     if given := os.environ.get("PREFECT_API_URL"):
-        yield given
+        yield given, lambda: None
         return
     port = free_port()
     url = api(port)
     log = Path(os.environ["PREFECT_HOME"]) / "server.log"
     with nothing_left():
         server = launch(prefect_command(port, "--no-ui"), log)
-        with Console(stderr=True).status("starting one Prefect server for all stages"):
-            wait_for("the Prefect server", server, f"{url}/health", log)
-        yield url
+        yield url, partial(wait_for, "the Prefect server", server, f"{url}/health", log)
 
 
 def dvc_call(*arguments: str) -> tuple[list[str], dict[str, str]]:
@@ -171,9 +203,10 @@ def run(*stages: str) -> None:
     installed.refresh()
     _, variables = dvc_call()
     command = [sys.executable, "-m", "whisper_router.repro", *stages]
-    with prefect_server() as url:
+    with starting_server() as (url, wait):
         process = subprocess.Popen(command, env=variables | {"PREFECT_API_URL": url, **AT_ONCE})
         try:
+            wait()
             code = process.wait()
         except KeyboardInterrupt:  # it has reached the stage too, which tells the server
             with suppress(subprocess.TimeoutExpired):

@@ -13,8 +13,7 @@ import psutil
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from whisper_router.files import write_text
-from whisper_router.run import api, free_port, launch, nothing_left, prefect_command, wait_for
+from whisper_router.run import api, free_port, launch, nothing_left, prefect_command
 
 
 class _Server(BaseModel):
@@ -29,14 +28,9 @@ class _Server(BaseModel):
 
 
 def stage_server() -> str | None:
-    """The API's URL of the server of the DVC that runs this stage: the first stage starts it.
+    """The API's URL of the server of the DVC that runs this stage; it may be starting still.
 
-    None where no DVC runs this stage: Prefect starts a server of its own.
-
-    Raises
-    ------
-    RunError
-        The server does not start.
+    The first stage starts it. None where no DVC runs this stage: Prefect starts a server of its own.
     """
     dvc = next((process for process in psutil.Process().parents() if _is_dvc(process)), None)
     if dvc is None:
@@ -53,9 +47,8 @@ def stage_server() -> str | None:
                 return known.url
         port, log = free_port(), home / "server.log"
         keeper = launch([sys.executable, "-m", __name__, str(port), str(dvc.pid)], log)
-        wait_for("the Prefect server", keeper, f"{api(port)}/health", log)
         made = _Server(url=api(port), dvc=dvc.pid, dvc_began=dvc.create_time(), keeper=keeper.pid)
-        write_text(state, made.model_dump_json())
+        state.write_text(made.model_dump_json())
         return made.url
 
 
