@@ -39,7 +39,7 @@ def test_the_exit_code_tells_a_failed_gate(tmp_path, monkeypatch, ending, code):
     monkeypatch.setattr(sys, "argv", ["retrain"])
     monkeypatch.setenv("PREFECT_API_URL", "")
     monkeypatch.setattr(preflight, "require_ready", lambda: None)
-    monkeypatch.setattr(run, "prefect_server", lambda: nullcontext("http://127.0.0.1:9/api"))
+    monkeypatch.setattr(run, "prefect_server", lambda: nullcontext("http://prefect.invalid/api"))
     monkeypatch.setattr(retrain_flow, "retrain", lambda: Outcome(ending=ending))
     if code is None:
         retrain._command()

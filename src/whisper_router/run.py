@@ -22,6 +22,7 @@ from whisper_router import environment, installed
 from whisper_router.errors import UserError
 
 START_TIMEOUT_S = 180.0
+PATIENCE_S = 15.0  # of waiting, before it is said
 AT_ONCE = {"PYTHONUNBUFFERED": "1"}  # a stage's lines reach a log when they are written
 STOP_S = 10.0  # for a stage that was interrupted
 ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has one
@@ -146,9 +147,13 @@ def await_api(url: str) -> None:
     """
     if not url.startswith("http://127.0.0.1:"):
         return
-    deadline = time.monotonic() + START_TIMEOUT_S
+    began, told = time.monotonic(), False
     while not _answers(f"{url}/health"):
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > PATIENCE_S and not told:
+            print(f"waiting for the Prefect server {url}", file=sys.stderr, flush=True)
+            told = True
+        if waited > START_TIMEOUT_S:
             raise RunError(
                 f"the Prefect server {url} did not answer within {START_TIMEOUT_S:.0f} s; "
                 f"see {os.environ['PREFECT_HOME']}/server.log"
