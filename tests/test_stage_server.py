@@ -1,3 +1,5 @@
+"""The server that the stages of one DVC share."""
+
 import subprocess
 import sys
 import urllib.request
