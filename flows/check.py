@@ -3,11 +3,12 @@
 import pandas as pd
 from prefect import flow
 
-from flows.stage import main, say
+from flows.stage import main
 from whisper_router.checks.run import run_checks
 from whisper_router.checks.suites import manifest_frame, manifest_suite
 from whisper_router.params import load_params
 from whisper_router.paths import CHECKS, DOCS, MANIFEST
+from whisper_router.progress import say
 
 
 @flow(name="check")

@@ -9,7 +9,7 @@ import torch
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.stage import main, say
+from flows.stage import main
 from whisper_router.audio import WINDOW_S
 from whisper_router.decider.scores import score_split
 from whisper_router.errors import UserError
@@ -40,7 +40,7 @@ from whisper_router.policy.lines import share
 from whisper_router.policy.make import policy_metrics
 from whisper_router.policy.names import figure_names
 from whisper_router.policy.samples import Labelled, read_labelled, score
-from whisper_router.progress import progress
+from whisper_router.progress import progress, say
 from whisper_router.reference import Reference, told
 from whisper_router.report import charts
 from whisper_router.report.page import Chart, page

@@ -9,7 +9,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.shards import load_once, run_shards, sharded
-from flows.stage import main, say
+from flows.stage import main
 from whisper_router.asr.reference import ArmReference, arm_references
 from whisper_router.checks.run import run_checks
 from whisper_router.checks.suites import FEATURES as EXPECTED
@@ -32,6 +32,7 @@ from whisper_router.labelling import (
 )
 from whisper_router.params import Params, load_params
 from whisper_router.paths import ARMS, CHECKS, DOCS, FEATURES, LABELS, MANIFEST, TRANSCRIPTS
+from whisper_router.progress import say
 from whisper_router.store import ContentStore
 
 

@@ -5,12 +5,13 @@ from dataclasses import asdict
 
 from prefect import flow
 
-from flows.stage import main, say
+from flows.stage import main
 from whisper_router.corpus.ingest import ingest as build_manifest
 from whisper_router.corpus.options import FOLDS, KINDS, SPLITS
 from whisper_router.files import write_json, write_parquet
 from whisper_router.params import load_params
 from whisper_router.paths import AUDIO, MANIFEST, REJECTED
+from whisper_router.progress import say
 from whisper_router.reference import told
 
 

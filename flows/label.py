@@ -8,7 +8,7 @@ import torch
 from prefect import flow
 
 from flows.shards import load_once, run_shards, sharded
-from flows.stage import main, say
+from flows.stage import main
 from whisper_router.asr.decoding import Hypothesis
 from whisper_router.asr.load import cost_dims
 from whisper_router.asr.reference import ArmReference
@@ -30,6 +30,7 @@ from whisper_router.labelling import (
 )
 from whisper_router.params import load_params
 from whisper_router.paths import ARMS, CHECKS, DOCS, LABELS, MANIFEST, TRANSCRIPTS
+from whisper_router.progress import say
 from whisper_router.reference import kind_of, told
 from whisper_router.store import ContentStore
 

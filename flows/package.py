@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from prefect import flow
 
-from flows.stage import main, say
+from flows.stage import main
 from whisper_router.asr.reference import arm_references
 from whisper_router.decider.scores import OUT_OF_FOLD, score_split
 from whisper_router.decision import FORCED
@@ -21,6 +21,7 @@ from whisper_router.hashing import code_hash, digest, file_sha256, folder_sha256
 from whisper_router.params import Params, load_params
 from whisper_router.paths import ARMS, DECIDER, FEATURES, LABELS, MANIFEST, POLICY, ROUTER, TRANSCRIPTS
 from whisper_router.policy.samples import rows_of
+from whisper_router.progress import say
 from whisper_router.reference import kind_of
 from whisper_router.router import Router, RouterDescription, write_files
 

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from textwrap import fill
 from typing import NoReturn, TypeVar
 
 import psutil
@@ -18,7 +17,6 @@ from whisper_router.run import await_api
 
 Result = TypeVar("Result")
 
-COLUMNS = 80
 INTERRUPTED = 130  # exit code, as of a shell's command
 
 
@@ -28,11 +26,6 @@ class _Expected(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         expected = record.exc_info and isinstance(record.exc_info[1], UserError)
         return not (expected or record.getMessage().startswith("Crash detected!"))
-
-
-def say(message: str) -> None:
-    """Print what a stage has to say, wrapped to 80 columns."""
-    print(fill(message, COLUMNS, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 
 
 def main(stage: Callable[[], Result]) -> Result:

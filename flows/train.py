@@ -9,7 +9,7 @@ import torch
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.stage import main, say
+from flows.stage import main
 from whisper_router.corpus.options import FOLDS
 from whisper_router.corpus.splits import people, text_keys
 from whisper_router.decider.calibration import expected_calibration_error, reliability
@@ -23,6 +23,7 @@ from whisper_router.features.open import open_features
 from whisper_router.files import replacing_folder, write_json, write_parquet
 from whisper_router.params import Params, load_params
 from whisper_router.paths import DECIDER, LABELS, MANIFEST
+from whisper_router.progress import say
 from whisper_router.reference import measured
 
 FOLD_SEED = 0

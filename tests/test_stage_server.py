@@ -25,6 +25,13 @@ def test_a_stage_that_no_dvc_runs_has_none():
     assert stage_server() is None
 
 
+def test_an_editor_of_dvc_yaml_is_no_dvc(tmp_path):
+    script = tmp_path / "editor"
+    script.write_text(f"import subprocess, sys; subprocess.run([sys.executable, '-c', {STAGE!r}])")
+    said = subprocess.check_output([sys.executable, str(script), "dvc.yaml"], text=True)
+    assert said == "None\n"
+
+
 def test_the_stages_of_one_dvc_share_a_server_that_ends_with_it(tmp_path, monkeypatch):
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     monkeypatch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")

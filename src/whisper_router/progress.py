@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Iterable, Sized
+from textwrap import fill
 from typing import Never, TypeVar
 
 from tqdm import tqdm
 
 VERBOSE = "WHISPER_ROUTER_VERBOSE"
+COLUMNS = 80  # of what is printed
 
 T = TypeVar("T")
 
@@ -34,6 +36,11 @@ def bar(total: int, title: str, *, unit: str = "utt", initial: int = 0, quiet: b
 def _disabled(todo: int | None) -> bool | None:
     """tqdm's ``disable``; None shows the bar on a terminal alone."""
     return True if todo == 0 else None
+
+
+def say(message: str) -> None:
+    """Print what a stage has to say, wrapped to 80 columns."""
+    print(fill(message, COLUMNS, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 
 
 def is_verbose() -> bool:

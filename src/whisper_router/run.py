@@ -82,22 +82,31 @@ def launch(command: list[str], log: Path, **variables: str) -> subprocess.Popen[
         )
 
 
-def wait_for(name: str, server: subprocess.Popen[bytes], health: str, log: Path) -> None:
-    """Return when the server answers.
+def wait_for(name: str, health: str, log: Path, server: subprocess.Popen[bytes] | None = None) -> None:
+    """Return when a server of this machine answers.
+
+    Parameters
+    ----------
+    server : Popen, optional
+        Its process. None where another process has started it: then a long wait is said.
 
     Raises
     ------
     RunError
         It stopped, or does not answer in time.
     """
-    deadline = time.monotonic() + START_TIMEOUT_S
+    began, told = time.monotonic(), server is not None
     while True:
-        if server.poll() is not None:
+        if server is not None and server.poll() is not None:
             raise RunError(f"{name} stopped with code {server.returncode}; see {log}")
-        if time.monotonic() > deadline:
-            raise RunError(f"{name} did not answer within {START_TIMEOUT_S:.0f} s; see {log}")
         if _answers(health):
             return
+        waited = time.monotonic() - began
+        if waited > PATIENCE_S and not told:
+            print(f"waiting for {name}", file=sys.stderr, flush=True)
+            told = True
+        if waited > START_TIMEOUT_S:
+            raise RunError(f"{name} did not answer within {START_TIMEOUT_S:.0f} s; see {log}")
         time.sleep(0.1)
 
 
@@ -137,6 +146,11 @@ def prefect_command(port: int, *options: str) -> list[str]:
     return [script("prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port), *options]
 
 
+def prefect_log() -> Path:
+    """Where a Prefect server of this machine writes its log."""
+    return Path(os.environ["PREFECT_HOME"]) / "server.log"
+
+
 def await_api(url: str) -> None:
     """Return when a Prefect server answers that is starting on this machine; others are not asked.
 
@@ -145,20 +159,8 @@ def await_api(url: str) -> None:
     RunError
         It does not answer in time.
     """
-    if not url.startswith("http://127.0.0.1:"):
-        return
-    began, told = time.monotonic(), False
-    while not _answers(f"{url}/health"):
-        waited = time.monotonic() - began
-        if waited > PATIENCE_S and not told:
-            print(f"waiting for the Prefect server {url}", file=sys.stderr, flush=True)
-            told = True
-        if waited > START_TIMEOUT_S:
-            raise RunError(
-                f"the Prefect server {url} did not answer within {START_TIMEOUT_S:.0f} s; "
-                f"see {os.environ['PREFECT_HOME']}/server.log"
-            )
-        time.sleep(0.1)
+    if url.startswith("http://127.0.0.1:"):
+        wait_for(f"the Prefect server {url}", f"{url}/health", prefect_log())
 
 
 @contextmanager
@@ -178,10 +180,10 @@ def starting_server() -> Iterator[tuple[str, Callable[[], None]]]:
         return
     port = free_port()
     url = api(port)
-    log = Path(os.environ["PREFECT_HOME"]) / "server.log"
+    log = prefect_log()
     with nothing_left():
         server = launch(prefect_command(port, "--no-ui"), log)
-        yield url, partial(wait_for, "the Prefect server", server, f"{url}/health", log)
+        yield url, partial(wait_for, "the Prefect server", f"{url}/health", log, server)
 
 
 def dvc_call(*arguments: str) -> tuple[list[str], dict[str, str]]:

@@ -13,7 +13,7 @@ import psutil
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from whisper_router.run import api, free_port, launch, nothing_left, prefect_command
+from whisper_router.run import api, free_port, launch, nothing_left, prefect_command, prefect_log
 
 
 class _Server(BaseModel):
@@ -45,8 +45,8 @@ def stage_server() -> str | None:
                 known.keeper
             ):
                 return known.url
-        port, log = free_port(), home / "server.log"
-        keeper = launch([sys.executable, "-m", __name__, str(port), str(dvc.pid)], log)
+        port = free_port()
+        keeper = launch([sys.executable, "-m", __name__, str(port), str(dvc.pid)], prefect_log())
         made = _Server(url=api(port), dvc=dvc.pid, dvc_began=dvc.create_time(), keeper=keeper.pid)
         state.write_text(made.model_dump_json())
         return made.url
@@ -55,7 +55,7 @@ def stage_server() -> str | None:
 def _is_dvc(process: psutil.Process) -> bool:
     """Whether a process is the command of DVC, started as a script or by ``python -m dvc``."""
     with suppress(psutil.Error):
-        return any(Path(part).stem == "dvc" for part in process.cmdline()[:3])
+        return any(Path(part).name in ("dvc", "dvc.exe") for part in process.cmdline()[:3])
     return False
 
 

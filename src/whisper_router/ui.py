@@ -97,7 +97,7 @@ def show() -> None:
                 for name, (address, server, log) in started.items():
                     if server is not None:
                         health = f"{address}/api/health" if name == "Prefect" else f"{address}/health"
-                        wait_for(name, server, health, log)
+                        wait_for(name, health, log, server)
             print(f"Prefect  {started['Prefect'][0]}  runs of the stages")
             print(f"MLflow   {started['MLflow'][0]}  registered versions and experiments")
             print(f"report   {report}  {REPORT}", end="")

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -13,6 +12,7 @@ from whisper_router.checks.options import Severities, Severity
 from whisper_router.checks.suites import Check
 from whisper_router.errors import UserError
 from whisper_router.files import write_json
+from whisper_router.progress import say
 
 EXAMPLES = 5
 GX_SEVERITY = {"warn": "warning", "fail": "critical"}
@@ -104,7 +104,7 @@ def run_checks(
     missed = [verdict for verdict in verdicts if not verdict.passed]
     for verdict in missed:
         if verdict.severity == "warn":
-            print(fill(f"{name}: warning: {verdict.complaint()}", 80, subsequent_indent="  "))
+            say(f"{name}: warning: {verdict.complaint()}")
     failed = [verdict for verdict in missed if verdict.severity == "fail"]
     if failed:
         lines = [f"  {verdict.complaint()}" for verdict in failed]

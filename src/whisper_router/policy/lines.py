@@ -4,9 +4,8 @@ from textwrap import fill
 
 from whisper_router.policy.calibrate import Figure, Policy
 from whisper_router.policy.names import figure_names
+from whisper_router.progress import COLUMNS
 from whisper_router.reference import Reference
-
-COLUMNS = 80
 
 
 def share(value: float, digits: int = 0) -> str:
