@@ -24,6 +24,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	  || { grep -v 'is ignored: it is neither' $(VENV)/pip.err; exit 1; }
 	@$(BIN)/python -m pip install -qq --no-deps -e .
 	@$(BIN)/python -m pip check > $(VENV)/pip.err 2>&1 || { \
+	  grep -q '^torch ' $(VENV)/pip.err || { cat $(VENV)/pip.err; exit 1; }; \
 	  echo "install: this torch is built for CUDA; fetching the libraries it needs (gigabytes). A CPU build avoids it:"; \
 	  echo "install: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make install"; \
 	  $(BIN)/python -m pip install -qq "$$(grep ^torch== requirements.lock)"; $(BIN)/python -m pip check; }
